@@ -1,0 +1,63 @@
+"""RFC 8785 (JSON Canonicalization Scheme) for the values that the access log allows: no floats.
+
+The same record must give the same bytes on every machine and in every language, or its digest proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TypeAlias
+
+from mer.core.errors import MerError
+
+Json: TypeAlias = "None | bool | int | str | list[Json] | tuple[Json, ...] | dict[str, Json]"
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""RFC 7493: beyond this, readers in other languages lose digits."""
+
+
+class NotCanonical(MerError):
+    """A value cannot stand in a canonical document."""
+
+
+def canonical(value: Json) -> str:
+    """Return the canonical text of `value`; its UTF-8 is what is hashed.
+
+    Raises:
+        NotCanonical: a float, an integer beyond 53 bits, a key that is no string, or a lone surrogate.
+    """
+    text = json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise NotCanonical(f"a lone surrogate at {error.start}") from error
+    return text
+
+
+def _ordered(value: object) -> object:
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            if abs(value) > MAX_SAFE_INTEGER:
+                raise NotCanonical(f"{value} is beyond 53 bits")
+            return value
+        case list() | tuple():
+            return [_ordered(item) for item in value]
+        case dict():
+            for key in value:
+                if not isinstance(key, str):
+                    raise NotCanonical(f"the key {key!r} is no string")
+            # RFC 8785 section 3.2.3: keys sort by UTF-16 code units, which differs from code points beyond the BMP
+            return {key: _ordered(value[key]) for key in sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))}
+        case _:
+            raise NotCanonical(f"{type(value).__name__} has no canonical form here")
+
+
+def clean_text(text: str, *, limit: int) -> str:
+    """Return `text` fit for a record: no NUL, no lone surrogate, at most `limit` characters with a mark where it was cut.
+
+    Postgres's json functions refuse U+0000, and one such record would fail the whole group that it is appended with.
+    """
+    text = text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[: limit - 1] + "…"

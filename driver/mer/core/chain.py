@@ -1,0 +1,164 @@
+"""The access log's chain: each record's digest covers its body, its place and the digest before it.
+
+Normative text and test vectors: docs/access-log.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mer.core.errors import UsageError
+
+GENESIS = "0" * 64
+"""The digest "before" record 1."""
+
+
+def digest(previous: str, body: str, seq: int) -> str:
+    """Return the record's digest, lower-case hex.
+
+    sha256 of the UTF-8 of `{"previous":"…","record":BODY,"seq":N}`: canonical JSON itself, its keys being in order.
+    """
+    return hashlib.sha256(f'{{"previous":"{previous}","record":{body},"seq":{seq}}}'.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The last record of a chain; seq 0 with the genesis digest is an empty one."""
+
+    seq: int
+    digest: str
+
+
+EMPTY = Head(seq=0, digest=GENESIS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """What a store holds of one record: its place, its digests, its body, and the columns derived from the body."""
+
+    seq: int
+    previous: str
+    digest: str
+    body: str
+    columns: Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One thing that does not hold, and at which record."""
+
+    seq: int
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A head to keep elsewhere: with it, a tail that was cut or rewritten later shows."""
+
+    chain: str
+    seq: int
+    digest: str
+
+    _FORM = re.compile(r"mer-checkpoint:1:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):(0|[1-9][0-9]{0,15}):([0-9a-f]{64})")
+
+    def __str__(self) -> str:
+        return f"mer-checkpoint:1:{self.chain}:{self.seq}:{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """Read what `mer log checkpoint` printed.
+
+        Raises:
+            UsageError: the text is no checkpoint.
+        """
+        found = cls._FORM.fullmatch(text.strip())
+        if not found:
+            raise UsageError(f"{text.strip()[:80]!r} is no checkpoint: one begins with mer-checkpoint:1:")
+        return cls(chain=found[1], seq=int(found[2]), digest=found[3])
+
+
+class Verifier:
+    """Follow a chain record by record and collect what does not hold.
+
+    After a fault it goes on from the record as stored, so that one edited record is named once, not every one after it.
+    """
+
+    def __init__(self, *, chain: str, after: Head = EMPTY, checkpoint: Checkpoint | None = None, most_faults: int = 100) -> None:
+        self.head = after
+        self.records = 0
+        self.faults: list[Fault] = []
+        self._chain = chain
+        self._checkpoint = checkpoint
+        self._most_faults = most_faults  # a wholly rewritten log must not fill the memory with its faults
+        if checkpoint and checkpoint.chain != chain:
+            self._fault(0, f"this is chain {chain}, the checkpoint is of chain {checkpoint.chain}")
+
+    def feed(self, links: Iterable[Link]) -> None:
+        """Check the next records, in order of seq."""
+        for link in links:
+            self._check(link)
+
+    def finish(self) -> list[Fault]:
+        """Check what shows only at the end, and return every fault."""
+        if self._checkpoint and self._checkpoint.seq > self.head.seq:
+            self._fault(
+                self._checkpoint.seq,
+                f"the checkpoint names record {self._checkpoint.seq}, the log ends at {self.head.seq}: its tail was cut",
+            )
+        return self.faults
+
+    def _check(self, link: Link) -> None:
+        self.records += 1
+        expected = self.head.seq + 1
+        if link.seq != expected:
+            if link.seq > expected:
+                gone = f"record {expected}" if link.seq == expected + 1 else f"records {expected} to {link.seq - 1}"
+                self._fault(expected, f"{gone} missing")
+            else:
+                self._fault(link.seq, "stands out of order")
+        elif link.previous != self.head.digest:
+            self._fault(link.seq, "does not follow from the record before it: one was changed, inserted or swapped")
+        if digest(link.previous, link.body, link.seq) != link.digest:
+            self._fault(link.seq, "its body does not have its digest: it was changed")
+        self._compare(link)
+        if self._checkpoint and link.seq == self._checkpoint.seq and link.digest != self._checkpoint.digest:
+            self._fault(link.seq, "is not the record of the checkpoint: the log was rewritten")
+        self.head = Head(seq=link.seq, digest=link.digest)
+
+    def _compare(self, link: Link) -> None:
+        try:
+            body = json.loads(link.body)
+        except ValueError:
+            self._fault(link.seq, "its body is no JSON")
+            return
+        if not isinstance(body, dict):
+            self._fault(link.seq, "its body is no JSON object")
+            return
+        if body.get("chain") != self._chain:
+            self._fault(link.seq, f"belongs to chain {body.get('chain')}, not to {self._chain}")
+        wrong = [name for name, value in derived(body).items() if name in link.columns and link.columns[name] != value]
+        if wrong:
+            self._fault(link.seq, f"its columns differ from its body: {', '.join(wrong)}")
+
+    def _fault(self, seq: int, what: str) -> None:
+        if len(self.faults) < self._most_faults:
+            self.faults.append(Fault(seq=seq, what=what))
+
+
+COLUMNS = ("kind", "at", "invocation", "lease", "actor", "model", "version", "server", "outcome", "action")
+"""The columns that stores derive from a body, so that the log can be queried without parsing every body."""
+
+
+def derived(body: Mapping[str, object]) -> dict[str, str | int | None]:
+    """Return the columns that a store must hold for this body.
+
+    Every one stands at the top of the body under its own name, except `actor`, which is the user of the body's actor.
+    A value of another type than text or integer counts as absent.
+    """
+    actor = body.get("actor")
+    flat = {**body, "actor": actor.get("user") if isinstance(actor, Mapping) else None}
+    return {name: value if isinstance(value := flat.get(name), str | int) else None for name in COLUMNS}

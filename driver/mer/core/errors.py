@@ -1,0 +1,253 @@
+"""The error tree: every failure that an operator can meet has a class, a message, an exit code and a hint.
+
+    MerError 70
+    ├── ModelFailed 1
+    ├── UsageError 2
+    │   ├── ConfirmationNeeded
+    │   └── AlreadyExists
+    ├── InputInvalid 65
+    ├── NotFound 66
+    │   ├── ServerNotFound, ModelNotFound, VersionNotFound, AliasNotFound
+    │   └── WeightsNotFound, PlacementNotFound, RecordNotFound, Retired
+    ├── Unreachable 69
+    │   ├── DatabaseUnreachable, ServerUnreachable
+    │   └── FinishNotRecorded
+    ├── ContentError 74
+    │   └── ContentMissing, DigestMismatch, ContentUnwritable
+    ├── Busy 75
+    │   └── ConcurrentChange, DatabaseLocked
+    ├── ProtocolError 76
+    │   └── ProtocolViolation, ProtocolMismatch
+    ├── NotAllowed 77
+    │   └── ChangesNotAllowed, AuthenticationFailed
+    ├── ConfigurationError 78
+    │   └── NotMigrated, PackageInvalid, FolderUnsafe
+    ├── LogNotVerified 79
+    ├── DeadlineExceeded 124
+    ├── WorkerLost 125
+    └── Interrupted 130
+
+A class's docstring is its default message, `exit_code` is what a one-shot exits with (the table in docs/exit-codes.md
+is generated from here), `retryable` says whether the same call can succeed later without a change.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class MerError(Exception):
+    """Something in MER went wrong that should not have: this is a bug."""
+
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        self.message = message or inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0]
+        self.hint = hint
+        super().__init__(self.message)
+
+    @property
+    def code(self) -> str:
+        """The name under which records and `--json` know this error: the class's, in kebab case."""
+        name = type(self).__name__
+        return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+class ModelFailed(MerError):
+    """The model failed."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None, traceback: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.traceback = traceback
+        """The handler's own traceback, whole, in the model's words; None where it has none."""
+
+
+class UsageError(MerError):
+    """The command was not understood."""
+
+    exit_code = 2
+
+
+class ConfirmationNeeded(UsageError):
+    """This needs a confirmation, and there is no terminal to ask on. Give --yes."""
+
+
+class AlreadyExists(UsageError):
+    """Something of this name is registered already."""
+
+
+class InputInvalid(MerError):
+    """The inputs do not fit the model's specs."""
+
+    exit_code = 65
+
+
+class NotFound(MerError):
+    """Nothing of this name is registered."""
+
+    exit_code = 66
+
+
+class ServerNotFound(NotFound):
+    """No such server."""
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+
+class VersionNotFound(NotFound):
+    """No such version."""
+
+
+class AliasNotFound(NotFound):
+    """No such alias."""
+
+
+class WeightsNotFound(NotFound):
+    """No such weights."""
+
+
+class PlacementNotFound(NotFound):
+    """The model has no placement on that server."""
+
+
+class RecordNotFound(NotFound):
+    """No such record in the access log."""
+
+
+class Retired(NotFound):
+    """It was retired."""
+
+
+class Unreachable(MerError):
+    """A server or the database cannot be reached."""
+
+    exit_code = 69
+    retryable = True
+
+
+class DatabaseUnreachable(Unreachable):
+    """The database cannot be reached."""
+
+
+class ServerUnreachable(Unreachable):
+    """The server did not answer. `mer server ping NAME` shows which step failed."""
+
+
+class FinishNotRecorded(Unreachable):
+    """The model answered, but the database went away before its finish could be recorded. It waits in the journal."""
+
+
+class ContentError(MerError):
+    """The content store failed."""
+
+    exit_code = 74
+
+
+class ContentMissing(ContentError):
+    """Content is missing from the store."""
+
+
+class DigestMismatch(ContentError):
+    """Content does not have the digest under which it is known."""
+
+
+class ContentUnwritable(ContentError):
+    """The content store cannot be written."""
+
+    retryable = True
+
+
+class Busy(MerError):
+    """Everything that could serve this is busy. Try later."""
+
+    exit_code = 75
+    retryable = True
+
+
+class ConcurrentChange(Busy):
+    """Somebody else changed the same thing at the same moment. Try again."""
+
+
+class DatabaseLocked(Busy):
+    """Another process holds the database."""
+
+
+class ProtocolError(MerError):
+    """The worker did not speak the protocol."""
+
+    exit_code = 76
+
+
+class ProtocolViolation(ProtocolError):
+    """The worker sent something that the protocol does not allow."""
+
+
+class ProtocolMismatch(ProtocolError):
+    """The worker speaks another version of the protocol."""
+
+
+class NotAllowed(MerError):
+    """That is not allowed."""
+
+    exit_code = 77
+
+
+class ChangesNotAllowed(NotAllowed):
+    """The registry is read-only: changes were not allowed for this driver.
+
+    `-a/--allow-model-server-runtime-changes` or its environment variable allows them.
+    """
+
+
+class AuthenticationFailed(NotAllowed):
+    """The database or the server did not accept the credentials."""
+
+
+class ConfigurationError(MerError):
+    """The configuration is not usable."""
+
+    exit_code = 78
+
+
+class NotMigrated(ConfigurationError):
+    """The database is not migrated to the schema that this program needs."""
+
+
+class PackageInvalid(ConfigurationError):
+    """The package cannot be used."""
+
+
+class FolderUnsafe(ConfigurationError):
+    """A folder of ours is not ours alone: wrong owner, wrong mode, or a symbolic link."""
+
+
+class LogNotVerified(MerError):
+    """The access log does not verify."""
+
+    exit_code = 79
+
+
+class DeadlineExceeded(MerError):
+    """The deadline passed before the model answered."""
+
+    exit_code = 124
+    retryable = True
+
+
+class WorkerLost(MerError):
+    """The worker ended before it answered."""
+
+    exit_code = 125
+    retryable = True
+
+
+class Interrupted(MerError):
+    """Interrupted."""
+
+    exit_code = 130
