@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from mer.core.errors import MerError
 
-Json: TypeAlias = "None | bool | int | str | list[Json] | tuple[Json, ...] | dict[str, Json]"
+Json: TypeAlias = "bool | int | str | list[Json] | tuple[Json, ...] | dict[str, Json] | None"
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """RFC 7493: beyond this, readers in other languages lose digits."""
@@ -49,7 +49,9 @@ def _ordered(value: object) -> object:
                 if not isinstance(key, str):
                     raise NotCanonical(f"the key {key!r} is no string")
             # RFC 8785 section 3.2.3: keys sort by UTF-16 code units, which differs from code points beyond the BMP
-            return {key: _ordered(value[key]) for key in sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))}
+            return {
+                key: _ordered(value[key]) for key in sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))
+            }
         case _:
             raise NotCanonical(f"{type(value).__name__} has no canonical form here")
 

@@ -63,7 +63,9 @@ class Checkpoint:
     seq: int
     digest: str
 
-    _FORM = re.compile(r"mer-checkpoint:1:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):(0|[1-9][0-9]{0,15}):([0-9a-f]{64})")
+    _FORM = re.compile(
+        r"mer-checkpoint:1:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):(0|[1-9][0-9]{0,15}):([0-9a-f]{64})"
+    )
 
     def __str__(self) -> str:
         return f"mer-checkpoint:1:{self.chain}:{self.seq}:{self.digest}"
@@ -87,7 +89,9 @@ class Verifier:
     After a fault it goes on from the record as stored, so that one edited record is named once, not every one after it.
     """
 
-    def __init__(self, *, chain: str, after: Head = EMPTY, checkpoint: Checkpoint | None = None, most_faults: int = 100) -> None:
+    def __init__(
+        self, *, chain: str, after: Head = EMPTY, checkpoint: Checkpoint | None = None, most_faults: int = 100
+    ) -> None:
         self.head = after
         self.records = 0
         self.faults: list[Fault] = []

@@ -25,10 +25,6 @@ LOCAL = "local"
 """The server that is always there: this machine."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What every record is: immutable, made by keywords."""
-
-
 class ServerKind(StrEnum):
     """How a server is reached."""
 
@@ -36,7 +32,7 @@ class ServerKind(StrEnum):
     SSH = "ssh"
 
 
-class Server(Record):
+class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A place that runs workers."""
 
     id: ServerId
@@ -50,7 +46,7 @@ class Server(Record):
     retired_at: dt.datetime | None = None
 
 
-class Model(Record):
+class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A name under which versions are registered."""
 
     id: ModelId
@@ -61,7 +57,7 @@ class Model(Record):
     retired_at: dt.datetime | None = None
 
 
-class Version(Record):
+class Version(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version of a model: package, weights, specs, options, limits."""
 
     model: ModelId
@@ -74,7 +70,7 @@ class Version(Record):
     created_at: dt.datetime
 
 
-class Retirement(Record):
+class Retirement(msgspec.Struct, frozen=True, kw_only=True):
     """That a version is no longer to be run. It stands apart, since a version itself never changes."""
 
     model: ModelId
@@ -82,7 +78,7 @@ class Retirement(Record):
     at: dt.datetime
 
 
-class AliasMove(Record):
+class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
     """One step in an alias's history; the newest one is what the alias means."""
 
     model: ModelId
@@ -95,7 +91,7 @@ class AliasMove(Record):
     actor: str
 
 
-class Weights(Record):
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
     """A name under which versions of weights are registered."""
 
     id: WeightsId
@@ -106,7 +102,7 @@ class Weights(Record):
     retired_at: dt.datetime | None = None
 
 
-class WeightsVersion(Record):
+class WeightsVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable list of named tensors."""
 
     weights: WeightsId
@@ -118,7 +114,7 @@ class WeightsVersion(Record):
     created_at: dt.datetime
 
 
-class Placement(Record):
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """That a model runs on a server."""
 
     model: ModelId
@@ -151,7 +147,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-class AccessRecord(Record):
+class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record of the access log as a store holds it: the body is the exact text that was hashed."""
 
     seq: int
@@ -162,7 +158,7 @@ class AccessRecord(Record):
     """Derived from the body (core.chain.COLUMNS)."""
 
 
-class AccessFilter(Record):
+class AccessFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which records of the log; everything given must hold."""
 
     kind: RecordKind | None = None
@@ -176,7 +172,7 @@ class AccessFilter(Record):
     """Exclusive."""
 
 
-class OpenInvocation(Record):
+class OpenInvocation(msgspec.Struct, frozen=True, kw_only=True):
     """An invocation that started and has not finished."""
 
     invocation: InvocationId
@@ -186,7 +182,7 @@ class OpenInvocation(Record):
     server: str
 
 
-class Lease(Record):
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A living driver's claim on its invocations: which process on which machine."""
 
     id: LeaseId

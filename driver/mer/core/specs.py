@@ -85,7 +85,9 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.runner == "command"
 
 
-def check_fit(specs: Iterable[TensorSpec], given: Mapping[str, tuple[str, tuple[int, ...]]], *, what: str = "input") -> None:
+def check_fit(
+    specs: Iterable[TensorSpec], given: Mapping[str, tuple[str, tuple[int, ...]]], *, what: str = "input"
+) -> None:
     """Check names, dtypes and shapes of `given` (name to dtype and shape) against `specs`.
 
     Without any spec everything fits. A symbol has one length (or, for a whole shape, one shape) throughout the set.

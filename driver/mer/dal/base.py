@@ -128,7 +128,9 @@ class WeightsRepository(Protocol):
     async def latest_version(self, weights: WeightsId) -> int:
         """Return the highest number; 0 where there is none."""
 
-    async def versions(self, weights: WeightsId, *, after: str | None = None, limit: int = PAGE) -> Page[WeightsVersion]:
+    async def versions(
+        self, weights: WeightsId, *, after: str | None = None, limit: int = PAGE
+    ) -> Page[WeightsVersion]:
         """List newest first; `after` is a number as text."""
 
 
@@ -144,7 +146,9 @@ class Placements(Protocol):
     async def of_model(self, model: ModelId) -> tuple[tuple[Placement, Server], ...]:
         """Return its placements with their servers, by the server's name. Those on retired servers are left out."""
 
-    async def of_server(self, server: ServerId, *, after: str | None = None, limit: int = PAGE) -> Page[tuple[Placement, Model]]:
+    async def of_server(
+        self, server: ServerId, *, after: str | None = None, limit: int = PAGE
+    ) -> Page[tuple[Placement, Model]]:
         """List what is placed there, by the model's name."""
 
 

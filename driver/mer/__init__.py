@@ -1,0 +1,1 @@
+"""MER, a model executor runtime: run registered models on any machine you can reach, every access on record."""

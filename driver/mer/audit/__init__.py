@@ -1,0 +1,1 @@
+"""The access log over the store: append, list, verify, export."""

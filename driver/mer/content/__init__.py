@@ -1,0 +1,1 @@
+"""Blobs, packages and weights by digest, on disk."""

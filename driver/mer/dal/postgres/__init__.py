@@ -1,0 +1,1 @@
+"""The store on Postgres: the only package that imports psycopg."""

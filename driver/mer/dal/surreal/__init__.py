@@ -1,0 +1,1 @@
+"""The store on SurrealDB: the only package that imports surrealdb."""

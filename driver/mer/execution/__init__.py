@@ -1,0 +1,1 @@
+"""The invocation pipeline: resolve, validate, record, ensure a worker, run, record."""

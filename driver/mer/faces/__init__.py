@@ -1,0 +1,1 @@
+"""What people meet: commands, the REPL, and how results are drawn."""

@@ -1,0 +1,1 @@
+"""The prompt, one file a concern."""

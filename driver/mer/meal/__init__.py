@@ -1,0 +1,1 @@
+"""The model-execution abstraction layer: hosts, streams, sessions, the pool of workers."""

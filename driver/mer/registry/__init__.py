@@ -1,0 +1,1 @@
+"""Use-cases over the registry: register, alias, resolve, place, retire. Each change appends its record last."""

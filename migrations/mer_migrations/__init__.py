@@ -1,0 +1,1 @@
+"""The migrations program: it versions the schema that the driver uses."""

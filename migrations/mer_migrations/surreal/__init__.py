@@ -1,0 +1,1 @@
+"""Migrations of SurrealDB, by numbered scripts."""
