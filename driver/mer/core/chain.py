@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from mer.core.errors import UsageError
 
@@ -36,15 +37,28 @@ class Head:
 EMPTY = Head(seq=0, digest=GENESIS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
-    """What a store holds of one record: its place, its digests, its body, and the columns derived from the body."""
+class Link(Protocol):
+    """What a store or an exported file holds of one record (core.records.AccessRecord is one)."""
 
-    seq: int
-    previous: str
-    digest: str
-    body: str
-    columns: Mapping[str, str | int | None]
+    @property
+    def seq(self) -> int:
+        """Its place: 1, 2, 3 …"""
+
+    @property
+    def previous(self) -> str:
+        """The digest of the record before it."""
+
+    @property
+    def digest(self) -> str:
+        """Its own."""
+
+    @property
+    def body(self) -> str:
+        """The exact text that was hashed."""
+
+    @property
+    def columns(self) -> Mapping[str, str | int | None]:
+        """What was derived from the body; empty in a file, which has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,68 @@
+"""Inputs as a caller gives them, made into what the version's specs ask for, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mer.core.errors import InputInvalid
+from mer.core.specs import TensorSpec, VersionSpec, check_fit
+from mer_worker.dtypes import BYTES, JSON, NUMERIC
+from mer_worker.tensors import Buffer, Encoded, TensorError, encode
+
+
+def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:
+    """Return the inputs ready for the wire, checked against the specs.
+
+    Where a spec asks for numbers, plain Python numbers and (nested) lists of them are converted to its dtype. An array
+    is never converted: one of another dtype is refused, as silent rounding would be worse.
+
+    Raises:
+        InputInvalid: with every fault in one message.
+    """
+    specs = {tensor.name: tensor for tensor in spec.inputs}
+    try:
+        encoded = encode({name: _as_specified(specs.get(name), value) for name, value in given.items()})
+    except TensorError as error:
+        raise InputInvalid(str(error)) from error
+    check_fit(spec.inputs, {d["name"]: (d["dtype"], tuple(d.get("shape", ()))) for d in encoded.descriptors})
+    return encoded
+
+
+def _as_specified(spec: TensorSpec | None, value: Any) -> Any:
+    if spec is None:
+        return value
+    if spec.dtype == JSON and not isinstance(value, Buffer):
+        return _json(spec, value)
+    if spec.dtype == BYTES and isinstance(value, str):
+        return value.encode()
+    if spec.dtype in NUMERIC and isinstance(value, bool | int | float | complex | list | tuple):
+        return _numbers(spec, value)
+    return value
+
+
+def _json(spec: TensorSpec, value: Any) -> Buffer:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InputInvalid(f"input {spec.name!r} is no JSON: {error}") from error
+    return Buffer(memoryview(text.encode()), JSON, ())
+
+
+def _numbers(spec: TensorSpec, value: Any) -> Any:
+    import numpy as np
+
+    if spec.dtype == "bfloat16":
+        raise InputInvalid(f"input {spec.name!r} is bfloat16: give it as an array")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputInvalid(f"input {spec.name!r}: its rows are of different lengths") from error
+    if array.dtype.kind not in "biufc" and array.size:
+        raise InputInvalid(f"input {spec.name!r} holds something that is no number, it must be {spec.dtype}")
+    converted = array.astype(spec.dtype)
+    # 3.7 for an int8, 300 for a uint8: numpy would cut, and the model would answer for something else
+    if array.dtype.kind in "biuf" and converted.dtype.kind in "biu" and not np.array_equal(converted, array):
+        raise InputInvalid(f"input {spec.name!r} has values that {spec.dtype} cannot hold")
+    return converted

@@ -1,0 +1,24 @@
+"""What an invocation gives back to whoever asked for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mer.audit.bodies import Timings
+from mer.core.records import InvocationId
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The outputs of a successful invocation, and what is known of how they came about."""
+
+    outputs: dict[str, Any]
+    """Name to numpy array, str, bytes or JSON value; `mer_worker.tensors.Buffer` where the version says `arrays = "buffer"`."""
+    invocation: InvocationId
+    model: str
+    version: int
+    server: str
+    timings: Timings
+    recorded: bool = True
+    """False: the database went away before the finish could be recorded; it waits in the journal of the state folder."""

@@ -1,0 +1,123 @@
+"""From a reference as it was typed to one version on one server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from mer.core.errors import AliasNotFound, PlacementNotFound, Retired
+from mer.core.records import LOCAL, Model, Placement, Server, Version
+from mer.core.references import DEFAULT_ALIAS, Reference, parse_reference
+from mer.dal.base import Store
+from mer.registry.models import require_in_use
+
+REMEMBERED_SECONDS = 1.0
+"""How long what a reference means is remembered: a burst of calls asks the database once, a moved alias is soon seen."""
+
+MAX_REMEMBERED = 1000
+"""References; a program that makes them up must not fill the memory."""
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One server on which an invocation may run, and the version that would run there."""
+
+    server: Server
+    version: Version
+    placement: Placement | None
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reference means: a model, and where it may run."""
+
+    reference: Reference
+    model: Model
+    version: Version
+    """What the reference itself means; a pinned placement may have another."""
+    candidates: tuple[Candidate, ...]
+    """By the server's name; never empty."""
+
+
+class Resolver:
+    """Resolves references, and remembers for a moment what they meant."""
+
+    def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:
+        self._store = store
+        self._monotonic = monotonic
+        self._remembered: dict[tuple[str, str | None], tuple[float, Resolved]] = {}
+
+    async def resolve(self, text: str, *, on: str | None = None) -> Resolved:
+        """Return what `text` means, on the server `on` or wherever the model is placed.
+
+        Raises:
+            UsageError, ModelNotFound, VersionNotFound, AliasNotFound, ServerNotFound, PlacementNotFound, Retired
+        """
+        now = self._monotonic()
+        remembered = self._remembered.get((text, on))
+        if remembered and now - remembered[0] < REMEMBERED_SECONDS:
+            return remembered[1]
+        resolved = await self._resolve(text, on)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[text, on] = (now, resolved)
+        return resolved
+
+    def forget(self) -> None:
+        """Ask the database again next time: this driver has just changed the registry."""
+        self._remembered.clear()
+
+    async def _resolve(self, text: str, on: str | None) -> Resolved:
+        reference = parse_reference(text)
+        models = self._store.models
+        model = await models.get(reference.name)
+        if model.retired_at is not None:
+            raise Retired(f"the model {model.name} was retired on {model.retired_at:%Y-%m-%d}")
+        number = reference.version
+        if number is None:
+            number = await self._aliased(model, reference.alias or DEFAULT_ALIAS)
+        version = await require_in_use(self._store, model, number)
+        candidates = await self._candidates(model, version, reference, on)
+        return Resolved(reference=reference, model=model, version=version, candidates=candidates)
+
+    async def _aliased(self, model: Model, alias: str) -> int:
+        move = await self._store.models.alias(model.id, alias)
+        if move.version is None:
+            raise AliasNotFound(f"the alias {model.name}@{alias} means nothing any more")
+        return move.version
+
+    async def _candidates(
+        self, model: Model, version: Version, reference: Reference, on: str | None
+    ) -> tuple[Candidate, ...]:
+        placements = await self._store.placements.of_model(model.id)
+        if on is None and not placements:
+            on = LOCAL
+        if on is None:
+            fitting = [pair for pair in placements if _fits(pair[0], reference, version)]
+            if not fitting:
+                raise PlacementNotFound(
+                    f"every placement of {model.name} is pinned to another version than {reference}",
+                    hint=f"mer model place {model.name}:{version.number} SERVER",
+                )
+            return tuple([await self._candidate(model, version, *pair) for pair in fitting])
+        server = await self._store.servers.get(on)
+        if server.retired_at is not None:
+            raise Retired(f"the server {on} was retired on {server.retired_at:%Y-%m-%d}")
+        for placement, placed_on in placements:
+            if placed_on.id == server.id and _fits(placement, reference, version):
+                return (await self._candidate(model, version, placement, placed_on),)
+        if server.name == LOCAL and not placements:
+            return (Candidate(server=server, version=version, placement=None),)
+        raise PlacementNotFound(
+            f"{reference} has no placement on {on}", hint=f"mer -a model place {reference.name} {on}"
+        )
+
+    async def _candidate(self, model: Model, version: Version, placement: Placement, server: Server) -> Candidate:
+        if placement.version is not None and placement.version != version.number:
+            version = await require_in_use(self._store, model, placement.version)
+        return Candidate(server=server, version=version, placement=placement)
+
+
+def _fits(placement: Placement, reference: Reference, version: Version) -> bool:
+    """A bare name follows the pin; a version or an alias that was asked for is not answered by another version."""
+    bare = reference.version is None and reference.alias is None
+    return placement.version is None or bare or placement.version == version.number

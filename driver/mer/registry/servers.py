@@ -1,0 +1,167 @@
+"""Servers: the places that run workers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from mer.core.actor import Actor
+from mer.core.canonical import Json
+from mer.core.errors import ConfigurationError, UsageError
+from mer.core.identifiers import uuid7
+from mer.core.records import LOCAL, PAGE, Page, Server, ServerId, ServerKind
+from mer.core.references import check_name
+from mer.dal.base import Repositories, Store
+from mer.registry.changes import Changes
+from mer.registry.describing import check_description, check_labels
+
+
+class SshParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a server is reached by SSH. No credentials: those are the operator's own, and no proxy commands."""
+
+    address: str
+    user: str | None = None
+    port: int | None = None
+    python: str | None = None
+    """Absolute path of the interpreter there."""
+
+
+class LocalParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """This machine needs none."""
+
+
+_PARAMETERS: dict[ServerKind, type[SshParameters | LocalParameters]] = {
+    ServerKind.SSH: SshParameters,
+    ServerKind.LOCAL: LocalParameters,
+}
+
+
+def check_parameters(kind: ServerKind, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters as they are stored.
+
+    Raises:
+        ConfigurationError: one is unknown to this kind, missing, or of the wrong type.
+    """
+    try:
+        checked = msgspec.convert(dict(parameters), _PARAMETERS[kind])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"parameters of a server of kind {kind.value}: {error}") from error
+    if isinstance(checked, SshParameters):
+        _check_ssh(checked)
+    builtin: dict[str, Any] = msgspec.to_builtins(checked)
+    return builtin
+
+
+def _check_ssh(parameters: SshParameters) -> None:
+    if parameters.python is not None and not parameters.python.startswith("/"):
+        raise ConfigurationError(f"python is {parameters.python!r}: it must be an absolute path on that server")
+    if parameters.port is not None and not 0 < parameters.port < 65536:
+        raise ConfigurationError(f"port {parameters.port} is none: 1 to 65535")
+    # an address that begins with a dash would be read as an option by any ssh program it ever reaches
+    if not parameters.address or parameters.address.startswith("-") or not parameters.address.isprintable():
+        raise ConfigurationError(f"{parameters.address!r} is no address")
+
+
+class ServerRegistry:
+    """List, show, register, edit and retire servers."""
+
+    def __init__(self, store: Store, changes: Changes, *, clock: Callable[[], dt.datetime]) -> None:
+        self._store = store
+        self._changes = changes
+        self._clock = clock
+
+    async def list(self, *, after: str | None = None, limit: int = PAGE, retired: bool = False) -> Page[Server]:
+        """Return a page of servers by name."""
+        return await self._store.servers.page(after=after, limit=limit, retired=retired)
+
+    async def show(self, name: str) -> Server:
+        """Return the server of that name, retired or not.
+
+        Raises:
+            ServerNotFound
+        """
+        return await self._store.servers.get(name)
+
+    async def register(
+        self,
+        actor: Actor,
+        name: str,
+        *,
+        kind: ServerKind = ServerKind.SSH,
+        parameters: Mapping[str, Any],
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Server:
+        """Register a server.
+
+        Raises:
+            AlreadyExists, ConfigurationError, ChangesNotAllowed
+        """
+        await self._changes.require_allowed(actor, "server.register")
+        if kind is ServerKind.LOCAL:
+            raise UsageError(f"there is one server of kind local, and it is there already: {LOCAL}")
+        server = Server(
+            id=ServerId(uuid7()),
+            name=check_name(name),
+            kind=kind,
+            description=check_description(description),
+            labels=check_labels(labels or {}),
+            parameters=check_parameters(kind, parameters),
+            created_at=self._clock(),
+        )
+
+        async def add(within: Repositories) -> tuple[Server, Mapping[str, Json]]:
+            await within.servers.add(server)
+            return server, {"server": server.name, "kind_of_server": kind.value, "parameters": server.parameters}
+
+        return await self._changes.apply(actor, "server.register", add)
+
+    async def edit(
+        self,
+        actor: Actor,
+        name: str,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Server:
+        """Change what is given; labels and parameters are replaced whole.
+
+        Raises:
+            ServerNotFound, ConfigurationError, ChangesNotAllowed
+        """
+
+        async def change(within: Repositories) -> tuple[Server, Mapping[str, Json]]:
+            server = await within.servers.get(name)
+            changed: dict[str, Any] = {}
+            if description is not None:
+                changed["description"] = check_description(description)
+            if labels is not None:
+                changed["labels"] = check_labels(labels)
+            if parameters is not None:
+                changed["parameters"] = check_parameters(server.kind, parameters)
+            server = msgspec.structs.replace(server, **changed)
+            await within.servers.replace(server)
+            return server, {"server": server.name, "changed": changed}
+
+        return await self._changes.apply(actor, "server.edit", change)
+
+    async def retire(self, actor: Actor, name: str) -> Server:
+        """Take a server out of use. Its name stays taken, its records stay readable.
+
+        Raises:
+            ServerNotFound, ChangesNotAllowed, UsageError: it is the local one.
+        """
+
+        async def change(within: Repositories) -> tuple[Server, Mapping[str, Json]]:
+            server = await within.servers.get(name)
+            if server.kind is ServerKind.LOCAL:
+                raise UsageError("the local server is always there: it cannot be retired")
+            server = msgspec.structs.replace(server, retired_at=server.retired_at or self._clock())
+            await within.servers.replace(server)
+            return server, {"server": server.name}
+
+        return await self._changes.apply(actor, "server.retire", change)
