@@ -1,1 +1,5 @@
-"""The store in this process's memory: for tests, and the measure of what the others must do."""
+"""The store in memory: the contract's reference, and what tests and throw-away runs use."""
+
+from mer.dal.memory.store import MemoryStore
+
+__all__ = ["MemoryStore"]

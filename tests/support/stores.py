@@ -1,0 +1,51 @@
+"""The stores that the contract suite runs over: a name each, and how a test gets an empty, migrated database of it.
+
+To add one, put a factory into STORES. It is given the test's request, for fixtures of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from mer.dal.base import Store
+from mer.dal.memory import MemoryStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """One empty, migrated database."""
+
+    connect: Callable[[], Store]
+    """Makes a store on it, not opened yet. Where not `shared`, the one before must be closed first."""
+    shared: bool
+    """Whether several stores, and several processes, may hold it open at once."""
+    lasting: bool = True
+    """Whether what it holds outlives the store that was closed."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What tests/support/writer.py needs to open it in a process of its own; empty where none can."""
+
+
+Factory = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Database]]
+
+STORES: dict[str, Factory] = {}
+
+
+def store(name: str) -> Callable[[Factory], Factory]:
+    """Put a factory into STORES under that name."""
+
+    def put(factory: Factory) -> Factory:
+        STORES[name] = factory
+        return factory
+
+    return put
+
+
+@store("memory")
+@asynccontextmanager
+async def memory(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    held = MemoryStore()
+    yield Database(connect=lambda: held, shared=True)
