@@ -1,0 +1,417 @@
+"""Settings: what an operator can set, by which name, and where each value came from.
+
+A flag beats the environment, the environment beats the `.env` file of MER_HOME (or `--env-file`), that beats the default.
+The current folder is never looked at: a `.env` that came with somebody's model must not allow anything.
+An empty value in the environment or the file means the default, and ends the search there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mer.core.errors import ConfigurationError
+
+ROOT_STATE_FOLDER = Path("/var/lib/mer")
+"""Of root: the embedded database's own user must pass through to its data, and no home is opened to it."""
+
+MAX_ENV_FILE = 1 << 20
+"""Bytes of a `.env`: settings and remarks fit many times; anything longer is another file, given by mistake."""
+
+MAX_SECONDS = 10 * 365 * 86400.0
+"""Ten years: whoever means "no limit" leaves a deadline unset, and timers overflow far beyond this."""
+
+MAX_WORKERS = 1024
+"""Processes of one driver; past it a machine runs out of something less clearly named."""
+
+MASK = "********"
+
+
+class Kind(StrEnum):
+    """What a setting's value is; each has one reader in _READERS."""
+
+    TEXT = "text"
+    SECRET = "secret"  # noqa: S105 - the kind, not one
+    URL = "url"
+    SWITCH = "switch"
+    FOLDER = "folder"
+    SECONDS = "seconds"
+    COUNT = "count"
+    LEVEL = "level"
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that can be set."""
+
+    name: str
+    """The field of Settings."""
+    variable: str
+    """In the environment and in `.env`."""
+    flag: str | None = None
+    kind: Kind
+    explanation: str
+    default_words: str | None = None
+    """How `.env.example` tells a default that is no fixed value."""
+
+    @property
+    def default(self) -> Any:
+        """The value where nothing is set; None where it is computed, or where there is none."""
+        return _DEFAULTS.get(self.name)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting's value. `load` makes one; what stands here as a default is the default."""
+
+    database_url: str = ""
+    driver_username: str = ""
+    driver_password: str = ""
+    migrations_username: str = ""
+    migrations_password: str = ""
+    allow_changes: bool = False
+    home: Path | None = None
+    state_folder: Path
+    socket_folder: Path | None = None
+    database_seconds: float = 10.0
+    lock_seconds: float = 10.0
+    run_seconds: float | None = None
+    load_seconds: float = 60.0
+    idle_seconds: float = 300.0
+    max_workers: int = 8
+    log_level: str = "warning"
+    origins: dict[str, str] = {}
+    """Name to where the value came from; what is missing is a default."""
+
+    def origin(self, name: str) -> str:
+        """Return where the value of the setting `name` came from, for people."""
+        return self.origins.get(name, "the default")
+
+    def __repr__(self) -> str:
+        """Show no secret: a Settings may end up in a traceback."""
+        shown = ", ".join(f"{setting.name}={shown_value(setting, getattr(self, setting.name))}" for setting in SETTINGS)
+        return f"Settings({shown})"
+
+
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in msgspec.structs.fields(Settings) if field.default is not msgspec.NODEFAULT
+}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="database_url",
+        variable="DB_CONNECTION_URL",
+        flag="--database-url",
+        kind=Kind.URL,
+        explanation=(
+            "Which database. Empty: a private PostgreSQL under the state folder, which starts by itself. "
+            "postgresql://HOST/NAME: a Postgres server. surrealkv:///PATH: SurrealDB in a folder, for one process at a time. "
+            "mem://: SurrealDB in this process's memory, gone when it ends."
+        ),
+    ),
+    Setting(
+        name="driver_username",
+        variable="DRIVER_DB_USERNAME",
+        kind=Kind.TEXT,
+        explanation="Whom `mer` logs in to a database server as. The embedded database needs none.",
+    ),
+    Setting(
+        name="driver_password",
+        variable="DRIVER_DB_PASSWORD",
+        kind=Kind.SECRET,
+        explanation="That user's password.",
+    ),
+    Setting(
+        name="migrations_username",
+        variable="MIGRATIONS_DB_USERNAME",
+        kind=Kind.TEXT,
+        explanation="Whom `mer-migrate` logs in as: the owner of the tables. `mer` itself never does.",
+    ),
+    Setting(
+        name="migrations_password",
+        variable="MIGRATIONS_DB_PASSWORD",
+        kind=Kind.SECRET,
+        explanation="That user's password.",
+    ),
+    Setting(
+        name="allow_changes",
+        variable="ALLOW_MODEL_SERVER_RUNTIME_CHANGES",
+        flag="-a/--allow-model-server-runtime-changes",
+        kind=Kind.SWITCH,
+        explanation="Whether the registry may be changed: who can do that can run code as everybody who runs its models.",
+    ),
+    Setting(
+        name="home",
+        variable="MER_HOME",
+        kind=Kind.FOLDER,
+        explanation="The folder whose .env is read. start_mer.sh sets it. It cannot be set in a .env.",
+        default_words="no .env is read",
+    ),
+    Setting(
+        name="state_folder",
+        variable="MER_STATE_FOLDER",
+        kind=Kind.FOLDER,
+        explanation="Where the embedded database, the content store, caches, the journal and the history live.",
+        default_words="/var/lib/mer as root, else ~/.local/state/mer",
+    ),
+    Setting(
+        name="socket_folder",
+        variable="MER_SOCKET_FOLDER",
+        kind=Kind.FOLDER,
+        explanation=(
+            "Where the embedded Postgres has its socket. Needed only where the state folder's path is so long "
+            "that a socket below it would have more than the 107 bytes that the system allows."
+        ),
+        default_words="under the state folder",
+    ),
+    Setting(
+        name="database_seconds",
+        variable="MER_DATABASE_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="The deadline of one statement.",
+    ),
+    Setting(
+        name="lock_seconds",
+        variable="MER_LOCK_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="How long to wait while another process holds a surrealkv:// database.",
+    ),
+    Setting(
+        name="run_seconds",
+        variable="MER_RUN_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="The deadline of a run that gives none with --timeout.",
+        default_words="none",
+    ),
+    Setting(
+        name="load_seconds",
+        variable="MER_LOAD_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="How long a worker may take to load a model.",
+    ),
+    Setting(
+        name="idle_seconds",
+        variable="MER_IDLE_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="A warm worker that nobody used for so long ends.",
+    ),
+    Setting(
+        name="max_workers",
+        variable="MER_MAX_WORKERS",
+        kind=Kind.COUNT,
+        explanation="Workers that one driver keeps at a time.",
+    ),
+    Setting(
+        name="log_level",
+        variable="MER_LOG_LEVEL",
+        kind=Kind.LEVEL,
+        explanation="What MER says of itself on stderr: debug, info, warning or error.",
+    ),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def load(*, environ: Mapping[str, str], flags: Mapping[str, object] = {}, env_file: Path | None = None) -> Settings:
+    """Return the settings. `flags` are values by setting's name, None where a flag was not given.
+
+    Raises:
+        ConfigurationError: a value that is not allowed, with its setting and origin, or a file that cannot be read.
+    """
+    file = env_file or _file_of_home(environ)
+    in_file = _read_env_file(file) if file else {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for setting in SETTINGS:
+        found: tuple[object, str] | None = None
+        if flags.get(setting.name) is not None:
+            found = flags[setting.name], f"the flag {(setting.flag or setting.name).split('/')[-1]}"
+        elif setting.variable in environ:
+            found = environ[setting.variable], f"{setting.variable} in the environment"
+        elif setting.variable in in_file and setting.name != "home":
+            found = in_file[setting.variable], f"{setting.variable} in {file}"
+        if found is None or found[0] == "":
+            continue
+        values[setting.name] = _read(setting, *found)
+        origins[setting.name] = found[1]
+    values.setdefault("state_folder", default_state_folder())
+    return Settings(**values, origins=origins)
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """Return variables that give a child process the same settings, whatever its own `.env` says. They hold secrets."""
+    return {setting.variable: _written(getattr(settings, setting.name)) for setting in SETTINGS}
+
+
+def default_state_folder() -> Path:
+    """Return where state lives when nothing is set."""
+    if os.geteuid() == 0:
+        return ROOT_STATE_FOLDER
+    import platformdirs
+
+    return platformdirs.user_state_path("mer", appauthor=False)
+
+
+def shown_value(setting: Setting, value: object) -> str:
+    """Return a setting's value for people: a secret masked, a URL without its password."""
+    if setting.kind is Kind.SECRET:
+        return MASK if value else "''"
+    if setting.kind is Kind.URL:
+        return repr(without_password(str(value)))
+    return repr(str(value)) if isinstance(value, Path) else repr(value)
+
+
+def without_password(url: str) -> str:
+    """Return a URL with its password masked, in whichever part of it one stands."""
+    url = re.sub(r"(?<=://)([^/@?#]*?):[^/?#]*(?=@)", rf"\1:{MASK}", url)
+    return re.sub(r"(?i)((?:^|[?&;\s])(?:ssl)?password=)[^&;\s]*", rf"\1{MASK}", url)
+
+
+ENV_EXAMPLE_HEAD = """\
+# Settings of MER. Copy this file to `.env` beside it and take the `#` from the lines that you change.
+# A flag beats the environment, the environment beats this file. A `.env` in the current folder is never read.
+# It may hold passwords: chmod 600 .env
+"""
+
+
+def env_example() -> str:
+    """Return the text of `.env.example`: every setting, explained, with its default."""
+    import textwrap
+
+    parts = [ENV_EXAMPLE_HEAD]
+    for setting in SETTINGS:
+        default = setting.default_words or _written(setting.default) or "empty"
+        flag = f" Flag: {setting.flag}." if setting.flag else ""
+        text = f"{setting.explanation}{flag} Default: {default}."
+        lines = [f"# {line}" for line in textwrap.wrap(text, 118, break_on_hyphens=False)]
+        parts.append("\n".join([*lines, f"#{setting.variable}={_written(setting.default)}", ""]))
+    return "\n".join(parts)
+
+
+def _file_of_home(environ: Mapping[str, str]) -> Path | None:
+    if not (home := environ.get("MER_HOME")):
+        return None
+    file: Path = _read(BY_NAME["home"], home, "MER_HOME in the environment") / ".env"
+    return file if file.is_file() else None
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    import io
+
+    from dotenv.parser import parse_stream
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_ENV_FILE + 1)
+    except OSError as error:
+        raise ConfigurationError(f"the settings in {path} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_ENV_FILE:
+        raise ConfigurationError(f"{path} is longer than {MAX_ENV_FILE} bytes: that is no file of settings")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8") from error
+    values: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            # the line itself is not told: it may hold half of a password
+            raise ConfigurationError(f"{path}, line {binding.original.line}: NAME=VALUE is meant")
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+    return values
+
+
+def _read(setting: Setting, value: object, origin: str) -> Any:
+    try:
+        return _READERS[setting.kind](value)
+    except ValueError as error:
+        told = "" if setting.kind in (Kind.SECRET, Kind.URL) else f" is {str(value)[:80]!r}"
+        raise ConfigurationError(f"{setting.name} ({origin}){told}: {error} is meant") from error
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    if "\x00" in text or "\n" in text:
+        raise ValueError("text on one line")
+    return text
+
+
+def _url(value: object) -> str:
+    text = _text(value).strip()
+    if text and not re.match(r"[a-z][a-z0-9+.-]*://", text):
+        raise ValueError("a URL such as postgresql://HOST/NAME or surrealkv:///PATH, or nothing,")
+    return text
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def _folder(value: object) -> Path:
+    try:
+        path = Path(_text(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("a folder that exists for this user") from None
+    # one that is relative would be another folder for every cron line and every shell
+    if not path.is_absolute():
+        raise ValueError("an absolute path")
+    return path
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError("a number of seconds above 0")
+    return seconds
+
+
+def _count(value: object) -> int:
+    text = str(value).strip()
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 0 < int(text) <= MAX_WORKERS:
+        raise ValueError(f"a whole number from 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _level(value: object) -> str:
+    text = str(value).strip().lower()
+    if text not in LEVELS:
+        raise ValueError(f"one of {', '.join(LEVELS)}")
+    return text
+
+
+_READERS: Mapping[Kind, Callable[[object], Any]] = {
+    Kind.TEXT: _text,
+    Kind.SECRET: _text,
+    Kind.URL: _url,
+    Kind.SWITCH: _switch,
+    Kind.FOLDER: _folder,
+    Kind.SECONDS: _seconds,
+    Kind.COUNT: _count,
+    Kind.LEVEL: _level,
+}
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
