@@ -1,1 +1,130 @@
 """The composition root: settings → store, hosts → Mer → a face; the only module that knows every layer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a database is imported when one is opened
+    from mer.api import Mer
+    from mer.core.actor import Actor, Via
+    from mer.dal.base import Store
+    from mer.settings import Settings
+
+
+def main() -> None:
+    """Run the console script and exit with its code."""
+    from mer.faces.cli import main as run
+
+    sys.exit(run(sys.argv[1:], environ=os.environ, open_mer=open_mer))
+
+
+@contextlib.asynccontextmanager
+async def open_mer(settings: Settings, via: Via) -> AsyncIterator[Mer]:
+    """Open the database of the settings, and give a Mer for whoever runs this process."""
+    from mer.surroundings import current_actor
+
+    async with compose(settings, actor=current_actor(via, environ=os.environ)) as m:
+        yield m
+
+
+@contextlib.asynccontextmanager
+async def compose(settings: Settings, *, actor: Actor, store: Store | None = None) -> AsyncIterator[Mer]:
+    """Put a Mer together; with `store`, over that one, which the caller has opened and closes."""
+    from mer.dal.open import open_store
+
+    if store is not None:
+        async with _assemble(settings, actor, store) as m:
+            yield m
+        return
+    opened = await open_store(settings)
+    try:
+        async with _assemble(settings, actor, opened) as m:
+            yield m
+    finally:
+        await opened.close()
+
+
+@contextlib.asynccontextmanager
+async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIterator[Mer]:
+    import datetime as dt
+    import time
+
+    from mer.api import Mer
+    from mer.audit.log import AuditLog
+    from mer.audit.recorder import Recorder
+    from mer.content.store import ContentStore
+    from mer.core.records import ServerKind
+    from mer.execution.executor import Executor
+    from mer.execution.finishes import Finishes
+    from mer.execution.journal import Journal
+    from mer.execution.leases import LeaseKeeper
+    from mer.execution.ping import Ping
+    from mer.execution.workplaces import Workplaces
+    from mer.meal.local import LocalHost
+    from mer.meal.pool import Pool
+    from mer.registry.changes import Changes
+    from mer.registry.models import ModelRegistry
+    from mer.registry.placements import PlacementRegistry
+    from mer.registry.resolve import Resolver
+    from mer.registry.servers import ServerRegistry
+    from mer.registry.weights import WeightsRegistry
+
+    def clock() -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    monotonic = time.monotonic
+    recorder = Recorder(store.access_log, clock=clock)
+    resolver = Resolver(store, monotonic=monotonic)
+    changes = Changes(store, recorder, allowed=settings.allow_changes, changed=resolver.forget)
+    content = ContentStore(settings.state_folder / "content")
+    hosts = {
+        ServerKind.LOCAL: LocalHost(
+            scratch_folder=settings.state_folder / "scratch", cache_folder=settings.state_folder / "cache"
+        )
+    }
+    workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
+    leases = LeaseKeeper(store, recorder, actor=actor, monotonic=monotonic)
+    finishes = Finishes(store, recorder, Journal(settings.state_folder / "journal"))
+    async with contextlib.AsyncExitStack() as closing:
+        closing.push_async_callback(recorder.close)
+        closing.push_async_callback(leases.close)
+        pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
+        closing.push_async_callback(pool.close)
+        yield Mer(
+            actor=actor,
+            store=store,
+            content=content,
+            changes=changes,
+            servers=ServerRegistry(store, changes, clock=clock),
+            models=ModelRegistry(store, changes, clock=clock),
+            weights=WeightsRegistry(store, changes, clock=clock),
+            placements=PlacementRegistry(store, changes, clock=clock),
+            log=AuditLog(store),
+            executor=Executor(
+                store=store,
+                resolver=resolver,
+                recorder=recorder,
+                leases=leases,
+                finishes=finishes,
+                workplaces=workplaces,
+                pool=pool,
+                run_seconds=settings.run_seconds,
+                monotonic=monotonic,
+            ),
+            ping=Ping(
+                store=store,
+                resolver=resolver,
+                workplaces=workplaces,
+                pool=pool,
+                hosts=hosts,
+                monotonic=monotonic,
+            ),
+        )
+
+
+if __name__ == "__main__":
+    main()

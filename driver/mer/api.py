@@ -1,1 +1,235 @@
-"""`Mer`: what the REPL, a one-shot and a Python program all call."""
+"""`Mer`: what the REPL, a one-shot and a Python program all call. Made by the composition root, or by `mer.open()`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mer.audit.log import AuditLog
+from mer.content.checking import Collected, ContentFault
+from mer.content.store import ContentStore
+from mer.core.actor import Actor
+from mer.core.errors import ConfigurationError, UsageError
+from mer.core.records import MAX_PAGE, Digest
+from mer.core.references import DEFAULT_ALIAS, parse_reference
+from mer.core.specs import VersionSpec
+from mer.dal.base import Store
+from mer.execution.executor import Executor
+from mer.execution.ping import Ping, Step
+from mer.execution.results import Result
+from mer.meal.session import OnLog
+from mer.registry.changes import Changes
+from mer.registry.models import ModelRegistry, Parts, Registered, require_in_use
+from mer.registry.placements import PlacementRegistry
+from mer.registry.servers import ServerRegistry
+from mer.registry.weights import WeightsRegistered, WeightsRegistry
+
+
+class Mer:
+    """One open database, one content store, and the workers of this process; given by `async with mer.open() as m:`.
+
+    `servers`, `models`, `weights` and `placements` are the registry, `log` is the access log. What changes something
+    takes the actor who asked; `actor` is the one this Mer was opened for.
+    """
+
+    def __init__(
+        self,
+        *,
+        actor: Actor,
+        store: Store,
+        content: ContentStore,
+        changes: Changes,
+        servers: ServerRegistry,
+        models: ModelRegistry,
+        weights: WeightsRegistry,
+        placements: PlacementRegistry,
+        log: AuditLog,
+        executor: Executor,
+        ping: Ping,
+    ) -> None:
+        self.actor = actor
+        self.servers = servers
+        self.models = models
+        self.weights = weights
+        self.placements = placements
+        self.log = log
+        self.content = content
+        self._store = store
+        self._changes = changes
+        self._executor = executor
+        self._ping = ping
+
+    @property
+    def database(self) -> str:
+        """Which database this is, for people, without secrets."""
+        return self._store.name
+
+    async def run(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        on: str | None = None,
+        timeout: float | None = None,
+        actor: Actor | None = None,
+        on_log: OnLog | None = None,
+    ) -> Result:
+        """Run one invocation of `name`, `name:3` or `name@alias`, with its records in the access log.
+
+        `inputs` are numpy arrays, numbers and lists of them, str, bytes, JSON values or `mer_worker.tensors.Buffer`, by
+        name. `timeout` is in seconds, for all of it. `on_log` is called with what the model prints.
+
+        Raises:
+            NotFound, InputInvalid, Busy, ContentError: nothing was started; the refusal is on record.
+            ModelFailed, WorkerLost, DeadlineExceeded, ProtocolError: it was started; its end is on record.
+            DatabaseUnreachable: nothing was started, and nothing could be recorded.
+        """
+        return await self._executor.run(
+            reference, inputs or {}, actor=actor or self.actor, on=on, timeout=timeout, on_log=on_log
+        )
+
+    async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
+        """Return the spec of the version that `run` would run.
+
+        Raises:
+            NotFound
+        """
+        return await self._executor.spec_of(reference, on=on)
+
+    async def register_model(
+        self,
+        name: str,
+        package: Path | None = None,
+        *,
+        spec: VersionSpec | None = None,
+        weights: str | None = None,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        actor: Actor | None = None,
+    ) -> Registered:
+        """Register a version from a folder (`package`), or from a command that the host already has (`spec.command`).
+
+        A folder with a carton.toml is taken as it is and must come without `spec`; any other becomes a package with
+        the `spec` given. `weights` is `name` or `name:3` of registered weights.
+
+        Raises:
+            PackageInvalid, ContentError, WeightsNotFound, Retired, ChangesNotAllowed
+        """
+        actor = actor or self.actor
+        await self._changes.require_allowed(actor, "model.register")
+        digest = (await self.weights.resolve(weights)).digest if weights else None
+        if package is not None:
+            added = await asyncio.to_thread(self.content.add_package, package, spec)
+            parts = Parts(spec=added.spec, package=added.id, weights=digest)
+        elif spec is None or spec.command is None:
+            raise UsageError("a version is made from a folder, or from a command with its argv")
+        else:
+            _require_absolute(spec)
+            parts = Parts(spec=spec, weights=digest)
+        return await self.models.register(actor, name, parts, description=description, labels=labels)
+
+    async def register_weights(
+        self,
+        name: str,
+        file: Path,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        actor: Actor | None = None,
+    ) -> WeightsRegistered:
+        """Register a version of weights from a safetensors file.
+
+        Raises:
+            ContentError, Retired, ChangesNotAllowed, UsageError: the file is none.
+        """
+        actor = actor or self.actor
+        await self._changes.require_allowed(actor, "weights.register")
+        added = await asyncio.to_thread(self.content.add_weights, file)
+        return await self.weights.register(
+            actor, name, digest=added.id, tensors=added.tensors, size=added.size, description=description, labels=labels
+        )
+
+    async def use_weights(self, reference: str, weights: str, *, actor: Actor | None = None) -> Registered:
+        """Register a version with the package of `reference` and other weights. No alias moves by itself.
+
+        Raises:
+            NotFound, ChangesNotAllowed
+        """
+        actor = actor or self.actor
+        await self._changes.require_allowed(actor, "model.register")
+        wanted = parse_reference(reference)
+        digest = (await self.weights.resolve(weights)).digest
+        model = await self._store.models.get(wanted.name)
+        number = wanted.version
+        if number is None:
+            number = (await self._store.models.alias(model.id, wanted.alias or DEFAULT_ALIAS)).version
+        assert number is not None, "the store gives an alias that means something, or raises"
+        version = await require_in_use(self._store, model, number)
+        parts = Parts(spec=version.spec, package=version.package, weights=digest)
+        return await self.models.register(actor, wanted.name, parts)
+
+    async def ping_server(self, name: str) -> list[Step]:
+        """Try each step on the way to a server's worker, and tell how long it took.
+
+        Raises:
+            ServerNotFound
+        """
+        return await self._ping.server(name)
+
+    async def ping_model(self, reference: str, *, on: str | None = None) -> list[Step]:
+        """Try each step on the way to a model's answer, short of asking it something.
+
+        Raises:
+            NotFound
+        """
+        return await self._ping.model(reference, on=on)
+
+    async def verify_content(self) -> list[ContentFault]:
+        """Read everything in the content store again, and return what is missing or wrong."""
+        return await asyncio.to_thread(self.content.verify)
+
+    async def collect_garbage(self, *, actor: Actor | None = None) -> Collected:
+        """Free content that no registered version needs.
+
+        Raises:
+            ChangesNotAllowed
+        """
+        await self._changes.require_allowed(actor or self.actor, "store.gc")
+        keep = await self._needed()
+        return await asyncio.to_thread(self.content.gc, keep)
+
+    async def _needed(self) -> set[Digest]:
+        needed: set[Digest] = set()
+        after = None
+        while True:
+            models = await self._store.models.page(after=after, limit=MAX_PAGE, retired=True)
+            for model in models.items:
+                number = None
+                while True:
+                    versions = await self._store.models.versions(model.id, after=number, limit=MAX_PAGE)
+                    for version in versions.items:
+                        needed |= {digest for digest in (version.package, version.weights) if digest}
+                    if (number := versions.next) is None:
+                        break
+            if (after := models.next) is None:
+                break
+        while True:
+            page = await self._store.weights.page(after=after, limit=MAX_PAGE, retired=True)
+            for weights in page.items:
+                number = None
+                while True:
+                    listed = await self._store.weights.versions(weights.id, after=number, limit=MAX_PAGE)
+                    needed |= {version.digest for version in listed.items}
+                    if (number := listed.next) is None:
+                        break
+            if (after := page.next) is None:
+                return needed
+
+
+def _require_absolute(spec: VersionSpec) -> None:
+    assert spec.command is not None
+    for what, path in (("program", spec.command.argv[0]), ("directory", spec.command.directory)):
+        if path is not None and not path.startswith("/"):
+            raise ConfigurationError(f"the {what} {path!r} of a command without a package must be an absolute path")

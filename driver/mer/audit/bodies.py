@@ -92,7 +92,7 @@ class Bodies:
     """Makes the bodies of one driver's records: the chain they belong to, and the lease under which it lives."""
 
     def __init__(self, *, chain: str) -> None:
-        self._chain = chain
+        self.chain = chain
 
     def started(
         self, *, at: dt.datetime, actor: Actor, lease: LeaseId, invocation: InvocationId, subject: Subject
@@ -154,7 +154,7 @@ class Bodies:
             {
                 **facts,
                 "format": FORMAT,
-                "chain": self._chain,
+                "chain": self.chain,
                 "kind": kind.value,
                 "at": timestamp(at),
                 "actor": {

@@ -16,7 +16,9 @@ from mer.core.errors import LogNotVerified
 MAX_LINE = 4 * 2**20
 """Bytes of a line. The largest record holds 512 described tensors and stays far below one MiB."""
 
-_LINE = re.compile(r'\{"digest":"([0-9a-f]{64})","previous":"([0-9a-f]{64})","record":(\{.*\}),"seq":([1-9][0-9]{0,15})\}\n?')
+_LINE = re.compile(
+    r'\{"digest":"([0-9a-f]{64})","previous":"([0-9a-f]{64})","record":(\{.*\}),"seq":([1-9][0-9]{0,15})\}\n?'
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mer_worker.tensors import Buffer, Encoded, TensorError, encode
+
 from mer.core.errors import InputInvalid
 from mer.core.specs import TensorSpec, VersionSpec, check_fit
 from mer_worker.dtypes import BYTES, JSON, NUMERIC
-from mer_worker.tensors import Buffer, Encoded, TensorError, encode
 
 
 def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:

@@ -25,10 +25,14 @@ FIRST_PAUSE_SECONDS = 0.01
 class Changes:
     """Runs changes; made with `allowed=False` it refuses every one, and puts that on record."""
 
-    def __init__(self, store: Store, recorder: Recorder, *, allowed: bool) -> None:
+    def __init__(
+        self, store: Store, recorder: Recorder, *, allowed: bool, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._recorder = recorder
         self._allowed = allowed
+        self._changed = changed
+        """Called after each change, so that what was remembered of the registry is forgotten."""
 
     async def require_allowed(self, actor: Actor, action: str) -> None:
         """Refuse before any work is done for a change that is not allowed.
@@ -58,6 +62,7 @@ class Changes:
                 async with self._store.transaction() as repositories:
                     result, detail = await work(repositories)
                     await self._recorder.append_change(repositories, actor=actor, action=action, detail=detail)
+                self._changed()
                 return result
             except ConcurrentChange:
                 if attempt + 1 == ATTEMPTS:

@@ -1,0 +1,269 @@
+"""One invocation, end to end: resolve, validate, record, ensure a worker, run, record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from mer.audit.bodies import Subject, TensorDigest, Timings
+from mer.audit.recorder import Recorder
+from mer.core.actor import Actor
+from mer.core.errors import (
+    Busy,
+    DeadlineExceeded,
+    Interrupted,
+    MerError,
+    ModelFailed,
+    Unreachable,
+    WorkerLost,
+)
+from mer.core.identifiers import uuid7
+from mer.core.records import InvocationId, LeaseId, Outcome
+from mer.core.specs import VersionSpec
+from mer.dal.base import Store
+from mer.execution.digests import digests
+from mer.execution.finishes import Finishes
+from mer.execution.inputs import encode_inputs
+from mer.execution.leases import LeaseKeeper
+from mer.execution.results import Result
+from mer.execution.workplaces import Workplace, Workplaces
+from mer.meal.pool import Pool
+from mer.meal.session import OnLog, Reply
+from mer.registry.resolve import Candidate, Resolved, Resolver
+from mer_worker.tensors import Encoded
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """An invocation that nothing stands against: it will start."""
+
+    invocation: InvocationId
+    subject: Subject
+    candidate: Candidate
+    workplace: Workplace
+    encoded: Encoded
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """An invocation on record, whose end must get there too."""
+
+    prepared: Prepared
+    actor: Actor
+    lease: LeaseId
+    timings: Timings
+    inputs: asyncio.Future[list[TensorDigest]]
+
+
+class Executor:
+    """Runs invocations; every one that was started gets its finish on record, however it ends."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: Resolver,
+        recorder: Recorder,
+        leases: LeaseKeeper,
+        finishes: Finishes,
+        workplaces: Workplaces,
+        pool: Pool,
+        run_seconds: float | None,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._recorder = recorder
+        self._leases = leases
+        self._finishes = finishes
+        self._workplaces = workplaces
+        self._pool = pool
+        self._run_seconds = run_seconds
+        self._monotonic = monotonic
+        self._owner = uuid7()  # a stateful worker belongs to this executor: one REPL, one one-shot
+
+    async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
+        """Return the spec of the version that would run.
+
+        Raises:
+            NotFound
+        """
+        resolved = await self._resolver.resolve(reference, on=on)
+        return (await self._choose(resolved)).version.spec
+
+    async def run(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any],
+        *,
+        actor: Actor,
+        on: str | None = None,
+        timeout: float | None = None,
+        on_log: OnLog | None = None,
+    ) -> Result:
+        """Run one invocation (see `Mer.run`)."""
+        began = self._monotonic()
+        prepared = await self._prepare(reference, inputs, actor=actor, on=on)
+        timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
+        deadline = None if timeout is None else began + timeout
+        lease = await self._start(prepared, actor)
+        timings = Timings()
+        hashed = asyncio.create_task(
+            asyncio.to_thread(digests, prepared.encoded.descriptors, prepared.encoded.segments), name="input digests"
+        )
+        started = Started(prepared=prepared, actor=actor, lease=lease, timings=timings, inputs=hashed)
+        try:
+            reply = await self._perform(prepared, deadline, timings, on_log)
+        except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
+            await asyncio.shield(self._finish(started, outcome=_outcome(error), error=_told(error)))
+            raise
+        recorded = await asyncio.shield(self._finish(started, outcome=Outcome.SUCCEEDED, reply=reply))
+        return Result(
+            outputs=reply.outputs,
+            invocation=prepared.invocation,
+            model=prepared.subject.model or "",
+            version=prepared.candidate.version.number,
+            server=prepared.candidate.server.name,
+            timings=timings,
+            recorded=recorded,
+        )
+
+    async def _prepare(self, reference: str, inputs: Mapping[str, Any], *, actor: Actor, on: str | None) -> Prepared:
+        invocation = InvocationId(uuid7())
+        subject = Subject(reference=reference)
+        try:
+            resolved = await self._resolver.resolve(reference, on=on)
+            candidate = await self._choose(resolved)
+            subject = Subject(
+                reference=reference,
+                model=resolved.model.name,
+                version=candidate.version.number,
+                package=candidate.version.package,
+                weights=candidate.version.weights,
+                server=candidate.server.name,
+                address=candidate.server.parameters.get("address"),
+            )
+            encoded = encode_inputs(candidate.version.spec, inputs)
+            workplace = await self._workplaces.prepare(candidate)
+        except Unreachable:
+            raise  # the database is gone: a refusal cannot be recorded either
+        except MerError as error:
+            bodies = await self._recorder.bodies()
+            body = bodies.refused(
+                at=self._recorder.now(), actor=actor, invocation=invocation, subject=subject, error=error
+            )
+            await self._recorder.append(body)
+            raise
+        return Prepared(
+            invocation=invocation, subject=subject, candidate=candidate, workplace=workplace, encoded=encoded
+        )
+
+    async def _choose(self, resolved: Resolved) -> Candidate:
+        """Return where to run: the server with the fewest unfinished invocations of the model on record."""
+        if len(resolved.candidates) == 1:
+            return resolved.candidates[0]
+        unfinished = await self._store.access_log.unfinished_by_server(resolved.model.name)
+        least = min(unfinished.get(candidate.server.name, 0) for candidate in resolved.candidates)
+        idle = [c for c in resolved.candidates if unfinished.get(c.server.name, 0) == least]
+        return random.choice(idle)  # noqa: S311 - among equals; a fixed order would send every one-shot to the first
+
+    async def _start(self, prepared: Prepared, actor: Actor) -> LeaseId:
+        lease = await self._leases.lease()
+        bodies = await self._recorder.bodies()
+        body = bodies.started(
+            at=self._recorder.now(),
+            actor=actor,
+            lease=lease,
+            invocation=prepared.invocation,
+            subject=prepared.subject,
+        )
+        try:
+            await self._recorder.append(body)
+        except BaseException:
+            self._leases.leave()  # whether it became durable nobody knows: then the invocation is open, and nobody runs it
+            raise
+        return lease
+
+    async def _perform(
+        self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: OnLog | None
+    ) -> Reply:
+        async with contextlib.AsyncExitStack() as stack:
+            worker = self._pool.worker(
+                prepared.workplace.host, prepared.workplace.plan, owner=self._owner, on_log=on_log, timings=timings
+            )
+            try:
+                async with asyncio.timeout_at(deadline) as patience:
+                    session = await stack.enter_async_context(worker)
+            except TimeoutError as error:
+                if not patience.expired():
+                    raise
+                raise DeadlineExceeded("the deadline passed before a worker was ready") from error
+            sent = self._monotonic()
+            reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+            timings.run_us = reply.run_us
+            timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
+            return reply
+
+    async def _finish(
+        self,
+        started: Started,
+        *,
+        outcome: Outcome,
+        error: BaseException | None = None,
+        reply: Reply | None = None,
+    ) -> bool:
+        """Put the end on record; return False where it had to be left in the journal."""
+        prepared = started.prepared
+        outputs: list[TensorDigest] = []
+        if reply is not None:
+            outputs = await asyncio.to_thread(digests, reply.descriptors, reply.segments)
+        bodies = await self._recorder.bodies()
+        body = bodies.finished(
+            at=self._recorder.now(),
+            actor=started.actor,
+            lease=started.lease,
+            invocation=prepared.invocation,
+            subject=prepared.subject,
+            outcome=outcome,
+            error=error,
+            timings=started.timings,
+            inputs=await started.inputs,
+            outputs=outputs,
+        )
+        in_doubt = self._leases.in_doubt(started.lease)
+        recorded = await self._finishes.record(prepared.invocation, body, in_doubt=in_doubt)
+        if not recorded:
+            self._leases.leave()
+        return recorded
+
+
+def _outcome(error: BaseException) -> Outcome:
+    match error:
+        case Busy():
+            return Outcome.REFUSED
+        case ModelFailed():
+            return Outcome.FAILED
+        case DeadlineExceeded():
+            return Outcome.TIMED_OUT
+        case WorkerLost():
+            return Outcome.LOST
+        case asyncio.CancelledError() | KeyboardInterrupt() | Interrupted():
+            return Outcome.CANCELLED
+        case _:
+            return Outcome.FAILED
+
+
+def _told(error: BaseException) -> MerError:
+    """Return what the record is to say: a cancelled task has no words of its own."""
+    if isinstance(error, MerError):
+        return error
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+        return Interrupted("cancelled by its caller")
+    return MerError(f"{type(error).__name__}: {error}")
+
+
+def _least(*seconds: float | None) -> float | None:
+    return min((s for s in seconds if s is not None), default=None)

@@ -1,0 +1,69 @@
+"""Where a version will run, and with what: its host, and the files that its worker loads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from mer.content.store import ContentStore
+from mer.core.errors import ConfigurationError
+from mer.core.records import ServerKind
+from mer.meal.host import Host
+from mer.meal.pool import WeightFile, WorkerPlan
+from mer.registry.resolve import Candidate
+
+
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """A host, and what a worker there is to load."""
+
+    host: Host
+    plan: WorkerPlan
+
+
+class Workplaces:
+    """Finds the host of a candidate and the content of its version, before anything is started."""
+
+    def __init__(self, hosts: Mapping[ServerKind, Host], content: ContentStore, *, load_seconds: float) -> None:
+        self._hosts = hosts
+        self._content = content
+        self._load_seconds = load_seconds
+        self._plans: dict[tuple[str, str, int], WorkerPlan] = {}
+
+    async def prepare(self, candidate: Candidate) -> Workplace:
+        """Return where and with what to run.
+
+        Raises:
+            ContentMissing, DigestMismatch: the package or the weights are not (whole) in the content store.
+            ConfigurationError: this version of MER cannot reach such a server.
+        """
+        host = self._hosts.get(candidate.server.kind)
+        if host is None:
+            raise ConfigurationError(
+                f"the server {candidate.server.name} is of kind {candidate.server.kind.value}: this version of MER runs"
+                " models on the local server only"
+            )
+        key = (candidate.server.id, candidate.version.model, candidate.version.number)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = await asyncio.to_thread(self._plan, candidate)
+        return Workplace(host=host, plan=plan)
+
+    def _plan(self, candidate: Candidate) -> WorkerPlan:
+        version = candidate.version
+        return WorkerPlan(
+            key=f"{candidate.server.name}/{version.model}:{version.number}",
+            spec=version.spec,
+            package=self._content.tree(version.package) if version.package else None,
+            weights=self._weights(candidate),
+            load_seconds=version.spec.limits.load_seconds or self._load_seconds,
+        )
+
+    def _weights(self, candidate: Candidate) -> tuple[WeightFile, ...] | None:
+        if candidate.version.weights is None:
+            return None
+        return tuple(
+            WeightFile(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, path=tensor.path)
+            for tensor in self._content.weights(candidate.version.weights).tensors
+        )

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Install what the tests need (once) and run all checks and all tests; with arguments, pytest alone with those.
+#
+#   run_tests.sh
+#   run_tests.sh tests/unit -k chain
+set -eu
+# shellcheck source=start_stop_scripts/environment.sh
+. "$(dirname -- "$0")/environment.sh"
+install_once "[test]" test
+cd "$MER_HOME"
+PATH="$venv/bin:$PATH"
+export PATH
+# the operator's own settings must not reach the tests
+unset DB_CONNECTION_URL ALLOW_MODEL_SERVER_RUNTIME_CHANGES MER_STATE_FOLDER MER_HOME
+if [ $# -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+ruff check driver migrations tests benchmarks examples
+ruff format --check driver migrations tests benchmarks examples
+mypy
+lint-imports
+exec python -m pytest -n "${MER_TEST_PROCESSES:-2}" --dist worksteal -q
