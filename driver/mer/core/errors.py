@@ -21,7 +21,7 @@
     ├── NotAllowed 77
     │   └── ChangesNotAllowed, AuthenticationFailed
     ├── ConfigurationError 78
-    │   └── NotMigrated, PackageInvalid, FolderUnsafe
+    │   └── NotMigrated, PackageInvalid, WeightsInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
     ├── WorkerLost 125
@@ -221,6 +221,10 @@ class NotMigrated(ConfigurationError):
 
 class PackageInvalid(ConfigurationError):
     """The package cannot be used."""
+
+
+class WeightsInvalid(ConfigurationError):
+    """The weights cannot be used."""
 
 
 class FolderUnsafe(ConfigurationError):
