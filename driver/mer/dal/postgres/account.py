@@ -1,0 +1,146 @@
+"""Whose processes the embedded server's are: this user's, or, for root, those of a system user of their own.
+
+PostgreSQL refuses to run as root, and a server that runs as `nobody` shares its files with everything else that does.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mer.core.errors import ConfigurationError, DatabaseUnreachable
+
+SYSTEM_USER = "mer-postgres"
+"""Made once, when root first starts the server; it has no home, no shell and no password."""
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+"""All that the server and its tools see: PGDATA, PGPORT and the like of the user's would lead them elsewhere."""
+
+USERADD_SECONDS = 30
+"""useradd waits for locks on /etc/passwd; longer than this it is stuck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A user and group under which the server's programs run."""
+
+    uid: int
+    gid: int
+
+    @property
+    def ours(self) -> bool:
+        """Whether that is this process's own user."""
+        return self.uid == os.geteuid()
+
+    def run(self, argv: Sequence[str | Path], *, seconds: float, text: str | None = None) -> str:
+        """Run a program of the server's to its end and return what it printed; `text` is what it reads.
+
+        Raises:
+            DatabaseUnreachable: it failed, with the last line that it printed, or took longer than `seconds`.
+        """
+        program = Path(argv[0]).name
+        other = {} if self.ours else {"user": self.uid, "group": self.gid, "extra_groups": []}
+        try:
+            done = subprocess.run(
+                [str(part) for part in argv],
+                env=ENVIRONMENT,
+                cwd="/",  # the current folder may be one that the server's user cannot enter
+                umask=0o077,
+                start_new_session=True,  # Ctrl-C in the terminal is for mer, not for a half-made cluster
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                input=text or "",
+                text=True,
+                errors="replace",
+                timeout=seconds,
+                check=False,
+                **other,  # type: ignore[call-overload]
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DatabaseUnreachable(f"{program} of the embedded PostgreSQL took longer than {seconds:g} s") from error
+        except OSError as error:
+            raise DatabaseUnreachable(f"{program} of the embedded PostgreSQL cannot be run: {error}") from error
+        if done.returncode:
+            told = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "it said nothing")
+            raise DatabaseUnreachable(
+                f"{program} of the embedded PostgreSQL failed ({done.returncode}): {told.strip()}"
+            )
+        return str(done.stdout)
+
+
+def server_account() -> Account:
+    """Return the account that the server runs under; for root, `mer-postgres`, which is made if it is missing.
+
+    Raises:
+        ConfigurationError: the user cannot be made.
+    """
+    if os.geteuid() != 0:
+        return Account(uid=os.geteuid(), gid=os.getegid())
+    try:
+        found = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        _make_system_user()
+        found = pwd.getpwnam(SYSTEM_USER)
+    return Account(uid=found.pw_uid, gid=found.pw_gid)
+
+
+def _make_system_user() -> None:
+    program = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    argv = [
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        "/nonexistent",
+        "--shell",
+        "/usr/sbin/nologin",
+    ]
+    hint = f"Make a system user {SYSTEM_USER} yourself, or give DB_CONNECTION_URL."
+    if program is None:
+        raise ConfigurationError(
+            f"the embedded PostgreSQL needs the user {SYSTEM_USER}: there is no useradd", hint=hint
+        )
+    try:
+        done = subprocess.run(
+            [program, *argv, SYSTEM_USER],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=USERADD_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigurationError(f"the user {SYSTEM_USER} cannot be made: {error}", hint=hint) from error
+    try:
+        pwd.getpwnam(SYSTEM_USER)  # another first start may have made it between our look and our useradd
+    except KeyError:
+        raise ConfigurationError(f"the user {SYSTEM_USER} cannot be made: {done.stderr.strip()}", hint=hint) from None
+
+
+def check_passage(path: Path, account: Account) -> None:
+    """Make sure that the account can pass through every folder above `path`.
+
+    Raises:
+        ConfigurationError: it cannot. Opening somebody's home to it is not ours to do.
+    """
+    if account.ours:
+        return
+    for folder in path.absolute().parents:
+        found = folder.stat()
+        if found.st_uid == account.uid:
+            passable = found.st_mode & stat.S_IXUSR
+        elif found.st_gid == account.gid:
+            passable = found.st_mode & stat.S_IXGRP
+        else:
+            passable = found.st_mode & stat.S_IXOTH
+        if not passable:
+            raise ConfigurationError(
+                f"the embedded PostgreSQL runs as {SYSTEM_USER}, which cannot pass through {folder} to {path}",
+                hint="Give another folder as MER_STATE_FOLDER; as root, /var/lib/mer is made for this.",
+            )

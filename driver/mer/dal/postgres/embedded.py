@@ -1,0 +1,176 @@
+"""The private PostgreSQL of one state folder: it starts by itself, serves every `mer` of its user, and survives kill -9.
+
+It listens on a socket in a 0700 folder and nowhere else, with SCRAM and generated passwords. Our own initdb and pg_ctl:
+docs/decisions/01-own-initdb.md says why.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mer.core.errors import DatabaseUnreachable
+from mer.dal.postgres import cluster, postmaster
+from mer.dal.postgres.account import Account, check_passage, server_account
+from mer.dal.postgres.binaries import programs_for
+from mer.dal.postgres.connection_settings import STATEMENT_SECONDS, ConnectionSettings
+from mer.dal.postgres.places import SOCKET_NAME, make_folders, make_home, places
+from mer.folders import PRIVATE, TRAVERSABLE, check_folder
+
+LOCK_SECONDS = 180.0
+"""How long to wait while another process makes or starts the server: a first start after a crash takes the longest."""
+
+PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What can be said of an embedded server without asking it."""
+
+    running: bool
+    pid: int | None
+    data: Path
+    socket: Path
+    log: Path
+
+
+class EmbeddedPostgres:
+    """The server of one state folder. Everything here blocks: call it from a thread where a loop runs."""
+
+    def __init__(
+        self, state_folder: Path, socket_folder: Path | None = None, *, database: str = cluster.DATABASE
+    ) -> None:
+        self._places = places(state_folder, socket_folder)
+        self._database = database
+
+    def ensure_running(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
+        """Start the server unless it runs, making it the first time, and return the driver's login.
+
+        Where it runs already this costs one connection to its socket and no process.
+
+        Raises:
+            FolderUnsafe: a folder of it has a wrong owner or mode.
+            ConfigurationError: its place or its version cannot be used.
+            DatabaseUnreachable: it does not come up.
+        """
+        if not self._runs():
+            with self._locked() as account:
+                if not self._runs():
+                    self._start(account)
+        return self._login(cluster.DRIVER, statement_seconds)
+
+    def driver(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
+        """Return the driver's login, whether or not the server runs.
+
+        Raises:
+            DatabaseUnreachable: the server was never made.
+        """
+        return self._login(cluster.DRIVER, statement_seconds)
+
+    def owner(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
+        """Return the login of the tables' owner, which migrations use. Raises: DatabaseUnreachable."""
+        return self._login(cluster.OWNER, statement_seconds)
+
+    def superuser(self) -> ConnectionSettings:
+        """Return the login that nothing of ours uses: it is for the owner of the machine. Raises: DatabaseUnreachable."""
+        return self._login(cluster.SUPERUSER, STATEMENT_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the server, cutting off who is connected; stopping what does not run is no fault."""
+        if self._places.data.exists():
+            with self._locked() as account:
+                postmaster.stop(self._places, account, programs_for(account, self._places.home))
+
+    def status(self) -> Status:
+        """Say whether it runs, as which process and where."""
+        found = postmaster.living(self._places)
+        socket = found.socket if found else self._places.socket
+        return Status(
+            running=found is not None and postmaster.accepts(socket),
+            pid=found.pid if found else None,
+            data=self._places.data,
+            socket=socket,
+            log=self._places.log,
+        )
+
+    def _runs(self) -> bool:
+        return self._safe() and postmaster.accepts(self._socket())
+
+    def _safe(self) -> bool:
+        """Check the folders that are there; False where some are still missing. Nobody else may answer in our place."""
+        at, mode = self._places, PRIVATE if os.geteuid() else TRAVERSABLE
+        try:
+            for folder in (at.home.parent, at.home):
+                check_folder(folder, mode=mode, owner=os.geteuid())
+            check_folder(self._socket(), owner=at.data.lstat().st_uid)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _socket(self) -> Path:
+        """Return the folder that the server listens in: ours, or that of whoever started it with another setting."""
+        at = self._places.socket
+        if not (at / SOCKET_NAME).exists() and (found := postmaster.living(self._places)):
+            return found.socket
+        return at
+
+    def _start(self, account: Account) -> None:
+        at = self._places
+        check_passage(at.data, account)
+        make_folders(at, account)
+        programs = programs_for(account, at.home)
+        if not cluster.exists(at, account):
+            cluster.make(at, account, programs)
+        cluster.check_version(at, programs)
+        if found := postmaster.living(at):
+            if found.status == "starting":  # whoever started it was killed while it waited
+                postmaster.wait_until_ready(at, until=time.monotonic() + postmaster.START_SECONDS)
+                return
+            # it is stopping already, or it lost its socket: a runtime folder goes at logout
+            postmaster.stop(at, account, programs)
+        cluster.write_configuration(at)
+        postmaster.start(at, account, programs)
+
+    def _login(self, role: str, statement_seconds: float) -> ConnectionSettings:
+        password = cluster.read_password(self._places, role)
+        if password is None:
+            raise DatabaseUnreachable("the embedded PostgreSQL was not made yet")
+        return ConnectionSettings(
+            shown="postgresql (embedded)",
+            parameters={
+                "host": str(self._socket()),
+                "port": "5432",
+                "dbname": self._database,
+                "user": role,
+                "password": password,
+            },
+            hermetic=True,
+            statement_seconds=statement_seconds,
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[Account]:
+        at = self._places
+        make_home(at)
+        descriptor = os.open(at.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            until = time.monotonic() + LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise DatabaseUnreachable(
+                            f"another process has been starting the embedded PostgreSQL for {LOCK_SECONDS:g} s",
+                            hint=f"It holds {at.lock}.",
+                        ) from None
+                    time.sleep(PAUSE_SECONDS)
+            yield server_account()
+        finally:
+            os.close(descriptor)
