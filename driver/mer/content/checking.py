@@ -33,7 +33,7 @@ class FaultKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class ContentFault:
     """One thing in the store that is not as it should be."""
 
     kind: FaultKind
@@ -46,10 +46,10 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class ContentReport:
     """What `verify` found: the faults (the first 1000 of `fault_count`), and how much it read."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[ContentFault, ...]
     fault_count: int
     files: int
     size: int
@@ -58,7 +58,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Freed:
+class Collected:
     """What `gc` removed; `size` is in bytes of blobs."""
 
     packages: int
@@ -88,7 +88,7 @@ class Holdings:
             raise DigestMismatch(f"{shelf.path(identifier)} is no list of {shelf.folder.name}") from error
 
 
-def verify(store: Holdings) -> Report:
+def verify(store: Holdings) -> ContentReport:
     """Read everything again, and tell every fault. A file that fails loses its seal: from then on nothing trusts it."""
     check = _Check(store)
     check.lists(store.manifests)
@@ -104,15 +104,15 @@ def verify(store: Holdings) -> Report:
 class _Check:
     def __init__(self, store: Holdings) -> None:
         self._store = store
-        self._faults: list[Fault] = []
+        self._faults: list[ContentFault] = []
         self._count = 0
         self._files = 0
         self._size = 0
         self._listed = {store.manifests: 0, store.lists: 0}
         self._needed: dict[Digest, Digest] = {}
 
-    def report(self) -> Report:
-        return Report(
+    def report(self) -> ContentReport:
+        return ContentReport(
             faults=tuple(self._faults),
             fault_count=self._count,
             files=self._files,
@@ -124,7 +124,7 @@ class _Check:
     def fault(self, kind: FaultKind, place: Path, needed_by: Digest | None = None) -> None:
         self._count += 1
         if len(self._faults) < MAX_FAULTS:
-            self._faults.append(Fault(kind=kind, place=place, needed_by=needed_by))
+            self._faults.append(ContentFault(kind=kind, place=place, needed_by=needed_by))
 
     def lists(self, shelf: Shelf) -> None:
         for identifier, _ in shelf.digests():
@@ -184,7 +184,7 @@ class _Check:
         return True
 
 
-def gc(store: Holdings, keep: Collection[str], *, now: float, grace_seconds: float) -> Freed:
+def gc(store: Holdings, keep: Collection[str], *, now: float, grace_seconds: float) -> Collected:
     """Remove what neither `keep` nor the grace time holds. The caller holds the store alone.
 
     Raises:
@@ -219,7 +219,7 @@ def gc(store: Holdings, keep: Collection[str], *, now: float, grace_seconds: flo
                 store.blobs.path(digest).unlink(missing_ok=True)
                 blobs += 1
                 size += found.st_size
-    return Freed(
+    return Collected(
         packages=len(dropped[store.manifests]),
         weights=len(dropped[store.lists]),
         trees=trees,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from mer.content import checking, packages, weights
-from mer.content.checking import GRACE_SECONDS, Freed, Holdings, Report
+from mer.content.checking import GRACE_SECONDS, Collected, ContentReport, Holdings
 from mer.content.lock import WAIT_SECONDS, locked
 from mer.content.packages import Package
 from mer.content.shelf import Shelf
@@ -105,7 +105,7 @@ class ContentStore:
                 return tuple(digest for digest in needed if not self._blobs.has(digest))
         return (identifier,)
 
-    def verify(self) -> Report:
+    def verify(self) -> ContentReport:
         """Read everything again and tell every fault: missing, wrong digest, stray file.
 
         Raises:
@@ -116,7 +116,7 @@ class ContentStore:
 
     def gc(
         self, keep: Collection[str], *, grace_seconds: float = GRACE_SECONDS, wait_seconds: float = WAIT_SECONDS
-    ) -> Freed:
+    ) -> Collected:
         """Remove what nothing needs: all but the packages and weights whose ids are in `keep`, and what is young.
 
         Raises:
