@@ -13,6 +13,8 @@ import pytest
 
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
+from mer.dal.surreal import SurrealStore
+from mer.dal.surreal.migrations import open_migrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +51,18 @@ def store(name: str) -> Callable[[Factory], Factory]:
 async def memory(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     held = MemoryStore()
     yield Database(connect=lambda: held, shared=True)
+
+
+@store("surrealkv")
+@asynccontextmanager
+async def surrealkv(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    url = f"surrealkv://{request.getfixturevalue('tmp_path')}/registry"
+    async with open_migrations(url, lock_seconds=10) as migrations:
+        await migrations.upgrade()
+    yield Database(connect=lambda: SurrealStore(url), shared=False, environment={"DB_CONNECTION_URL": url})
+
+
+@store("mem")
+@asynccontextmanager
+async def mem(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    yield Database(connect=lambda: SurrealStore("mem://"), shared=False, lasting=False)

@@ -1,0 +1,187 @@
+"""The access log in SurrealDB: one chain, whatever is appended by whom."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from mer.core.chain import COLUMNS, EMPTY, Head
+from mer.core.errors import MerError, RecordNotFound
+from mer.core.records import (
+    PAGE,
+    AccessFilter,
+    AccessRecord,
+    Digest,
+    InvocationId,
+    LeaseId,
+    OpenInvocation,
+    Page,
+)
+from mer.dal.paging import bounded, number_after, page_of
+from mer.dal.surreal import appending
+from mer.dal.surreal.entries import Entry, entry
+from mer.dal.surreal.executor import Executor
+from mer.dal.surreal.queries import Query, load
+from mer.dal.surreal.rows import from_row
+from mer.dal.times import record_text
+
+SCANNED_AT_ONCE = 2000
+"""Records that `scan` holds at once: 2 MB of bodies; more at once is no faster."""
+
+MAX_WINDOW = 4096
+"""Records that one statement of a filtered page looks at, so that none outlasts its deadline however long the log is."""
+
+FIRST_ID = -(2**63)
+LAST_ID = 2**63 - 1
+"""The ids that a row can have. `scan` begins below 1, so that what was put there by hand is seen."""
+
+
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A row as the queries give it: JSON, in which an absent column is absent or null."""
+
+    seq: int
+    previous: str
+    digest: str
+    body: str
+    kind: str | int | None = None
+    at: str | int | None = None
+    invocation: str | int | None = None
+    lease: str | int | None = None
+    actor: str | int | None = None
+    model: str | int | None = None
+    version: str | int | None = None
+    server: str | int | None = None
+    outcome: str | int | None = None
+    action: str | int | None = None
+
+
+_DECODER = msgspec.json.Decoder(list[_Stored])
+
+
+class SurrealAccessLog:
+    """The chain of access records; `write` appends entries, in a group or in a unit of work."""
+
+    def __init__(self, run: Executor, *, write: appending.Write) -> None:
+        self._run = run
+        self._write = write
+        self._queries = load("access_log")
+
+    async def chain(self) -> str:
+        return str(await self._run.ask(self._queries["chain"]))
+
+    async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
+        entries: list[Entry] = []
+        refused: MerError | None = None
+        for body in bodies:
+            try:
+                entries.append(entry(body))
+            except MerError as error:
+                refused = refused or error
+        places = await self._write(entries) if entries else ()
+        if refused:
+            raise refused
+        return places
+
+    async def head(self) -> Head:
+        return await appending.head_of(self._run)
+
+    async def get(self, seq: int) -> AccessRecord:
+        found = await self._records(self._queries["get"], seq=seq)
+        if not found:
+            raise RecordNotFound(f"the access log has no record {seq}")
+        return found[0]
+
+    async def of_invocation(self, invocation: InvocationId) -> tuple[AccessRecord, ...]:
+        found = await self._records(self._queries["of_invocation"], invocation=invocation)
+        return tuple(sorted(found, key=lambda record: record.seq))
+
+    async def page(self, where: AccessFilter, *, after: str | None = None, limit: int = PAGE) -> Page[AccessRecord]:
+        before = number_after(after)
+        wanted = bounded(limit) + 1
+        if where.invocation is not None:
+            found = await self._of_invocation(where, before)
+        elif where.model is not None:
+            newer = FIRST_ID if before is None else -before
+            filters = _filters(where)
+            found = await self._records(
+                self._queries["of_model"], model=where.model, after=newer, limit=wanted, **filters
+            )
+        else:
+            found = await self._walk(where, before, wanted)
+        return page_of(found[:wanted], limit=limit, key=lambda record: str(record.seq))
+
+    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
+        first, last = (after + 1 if after else FIRST_ID), (LAST_ID if until is None else until)
+        while first <= last:
+            found = await self._records(self._queries["between"], first=first, last=last, limit=SCANNED_AT_ONCE)
+            if found:
+                yield found
+            if len(found) < SCANNED_AT_ONCE:
+                return
+            first = found[-1].seq + 1
+
+    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
+        rows = await self._run.ask(self._queries["unfinished"], lease=lease)
+        return tuple(from_row(OpenInvocation, row) for row in rows)
+
+    async def unfinished_by_server(self, model: str) -> dict[str, int]:
+        rows = await self._run.ask(self._queries["unfinished_by_server"], model=model)
+        return {row["server"]: row["open"] for row in rows}
+
+    async def _walk(self, where: AccessFilter, before: int | None, wanted: int) -> list[AccessRecord]:
+        """Look downwards from the newest record, in windows that double while little fits."""
+        last = (await self.head()).seq if before is None else before - 1
+        filters = _filters(where)
+        found: list[AccessRecord] = []
+        window = wanted
+        while last > EMPTY.seq and len(found) < wanted:
+            first = max(EMPTY.seq + 1, last - window + 1)
+            found += reversed(await self._records(self._queries["matching"], first=first, last=last, **filters))
+            last = first - 1
+            window = min(2 * window, MAX_WINDOW)
+        return found
+
+    async def _of_invocation(self, where: AccessFilter, before: int | None) -> list[AccessRecord]:
+        """An invocation has a handful of records: they are filtered here."""
+        assert where.invocation is not None
+        since, until = _text(where.since), _text(where.until)
+        wanted = {name: getattr(where, name) for name in ("kind", "model", "server", "actor", "outcome")}
+        return [
+            record
+            for record in reversed(await self.of_invocation(where.invocation))
+            if (before is None or record.seq < before)
+            and all(value is None or record.columns[name] == value for name, value in wanted.items())
+            and (since is None or str(record.columns["at"]) >= since)
+            and (until is None or str(record.columns["at"]) < until)
+        ]
+
+    async def _records(self, query: Query, **parameters: Any) -> list[AccessRecord]:
+        text: str = await self._run.ask(query, **parameters)
+        return [
+            AccessRecord(
+                seq=row.seq,
+                previous=Digest(row.previous),
+                digest=Digest(row.digest),
+                body=row.body,
+                columns={name: getattr(row, name) for name in COLUMNS},
+            )
+            for row in _DECODER.decode(text)
+        ]
+
+
+def _filters(where: AccessFilter) -> dict[str, str | None]:
+    return {
+        "kind": where.kind and str(where.kind),
+        "server": where.server,
+        "actor": where.actor,
+        "outcome": where.outcome and str(where.outcome),
+        "since": _text(where.since),
+        "until": _text(where.until),
+    }
+
+
+def _text(time: dt.datetime | None) -> str | None:
+    return None if time is None else record_text(time)

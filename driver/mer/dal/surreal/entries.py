@@ -1,0 +1,116 @@
+"""Bodies on their way into the access log: checked, with the columns that are derived from them, and chained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mer.core.chain import Head, derived, digest
+from mer.core.errors import InputInvalid
+from mer.core.records import RecordKind
+
+_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+"""The one form of a time in a body. Only because it is fixed do texts sort as times do."""
+
+Key: TypeAlias = "tuple[str, str]"
+"""Invocation and kind: each pair stands once in the log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A body that can be appended."""
+
+    body: str
+    columns: dict[str, str | int | None]
+
+    @property
+    def key(self) -> Key | None:
+        """What it may stand for only once; None for a change, which may come as often as it likes."""
+        invocation = self.columns["invocation"]
+        return None if invocation is None else (str(invocation), str(self.columns["kind"]))
+
+
+def entry(body: str) -> Entry:
+    """Read a body.
+
+    Raises:
+        InputInvalid: it is no JSON object, or has no kind or time that the log knows, or text that has no UTF-8.
+    """
+    try:
+        body.encode()
+        columns = derived(json.loads(body))
+        RecordKind(str(columns["kind"]))
+        if not _AT.fullmatch(str(columns["at"])):
+            raise ValueError(f"{columns['at']!r} is no time of a record")
+    except (ValueError, AttributeError) as error:
+        raise InputInvalid(f"the access log refuses a record: {error}") from error
+    return Entry(body=body, columns=columns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """Entries in their places after a head, as the append query takes them."""
+
+    previous: str
+    places: tuple[Head, ...]
+    rows: str
+    opened: str
+    closed: str
+
+
+def link(entries: Sequence[Entry], head: Head) -> Link:
+    """Chain entries, at least one, to a head."""
+    rows: list[dict[str, str | int]] = []
+    places: list[Head] = []
+    opened: dict[str, dict[str, str | int]] = {}
+    closed: list[str] = []
+    last = head
+    for each in entries:
+        seq = last.seq + 1
+        place = Head(seq=seq, digest=digest(last.digest, each.body, seq))
+        # columns that are absent stay away: JSON's null would be NULL, and theirs is NONE
+        present = {name: value for name, value in each.columns.items() if value is not None}
+        chained: dict[str, str | int] = {
+            "id": seq,
+            "newest": -seq,
+            "previous": last.digest,
+            "digest": place.digest,
+            "body": each.body,
+        }
+        rows.append({**present, **chained})
+        places.append(place)
+        last = place
+        invocation = str(each.columns["invocation"])
+        match each.columns["kind"]:
+            case RecordKind.STARTED:
+                names = {name: str(each.columns[name]) for name in ("lease", "model", "server")}
+                opened[invocation] = {"id": invocation, "started_seq": seq, **names}
+            case RecordKind.FINISHED:
+                if not opened.pop(invocation, None):
+                    closed.append(invocation)
+    return Link(
+        previous=head.digest,
+        places=tuple(places),
+        rows=_json(rows),
+        opened=_json(list(opened.values())),
+        closed=_json(closed),
+    )
+
+
+def first_of_each(entries: Iterable[Entry]) -> list[Entry]:
+    """Leave out what stands for the same invocation and kind as one before it."""
+    kept: list[Entry] = []
+    keys: set[Key] = set()
+    for each in entries:
+        if each.key is None or each.key not in keys:
+            kept.append(each)
+        if each.key is not None:
+            keys.add(each.key)
+    return kept
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

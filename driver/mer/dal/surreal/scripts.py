@@ -1,0 +1,80 @@
+"""The migration scripts as files: `NN-Name.surql`, numbered from 00 without a gap."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mer.core.errors import ConfigurationError
+from mer.dal.surreal.statements import ScriptUnreadable, split
+
+_NAME = re.compile(r"(?P<number>\d\d)-(?P<name>[A-Za-z0-9_]+)(?P<down>\.down)?\.surql")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """One script: what it is called, what it says, and the sha256 of its bytes."""
+
+    number: int
+    name: str
+    path: Path
+    statements: tuple[str, ...]
+    checksum: str
+
+
+def scripts_folder() -> Path:
+    """Return where mer_migrations keeps the scripts, without importing it.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    found = importlib.util.find_spec("mer_migrations")
+    for place in (found and found.submodule_search_locations) or ():
+        folder = Path(place) / "surreal"
+        if folder.is_dir():
+            return folder
+    raise ConfigurationError("the migrations program is not installed: mer_migrations was not found")
+
+
+def read_scripts(folder: Path) -> tuple[Script, ...]:
+    """Read every script of a folder, by number; those of downgrades (`NN-Name.down.surql`) are left out.
+
+    Raises:
+        ConfigurationError: a file's name is no script's, a number is missing or stands twice, or a file cannot be read.
+    """
+    found: dict[int, Script] = {}
+    for path in sorted(folder.glob("*.surql")):
+        name = _NAME.fullmatch(path.name)
+        if not name:
+            raise ConfigurationError(f"{path}: a migration is named NN-Name.surql, letters, digits and _ only")
+        if name["down"]:
+            continue
+        script = _read(path, int(name["number"]), name["name"])
+        if script.number in found:
+            raise ConfigurationError(f"{path}: {found[script.number].path.name} has the number {script.number:02} too")
+        if script.number != len(found):
+            raise ConfigurationError(f"{path}: number {len(found):02} is missing before it")
+        found[script.number] = script
+    if not found:
+        raise ConfigurationError(f"{folder} has no migrations")
+    return tuple(found.values())
+
+
+def _read(path: Path, number: int, name: str) -> Script:
+    try:
+        content = path.read_bytes()
+        statements = split(content.decode())
+    except (OSError, UnicodeDecodeError, ScriptUnreadable) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if not statements:
+        raise ConfigurationError(f"{path} has no statements")
+    return Script(
+        number=number,
+        name=name,
+        path=path,
+        statements=tuple(statements),
+        checksum=hashlib.sha256(content).hexdigest(),
+    )

@@ -1,0 +1,136 @@
+"""SurrealDB inside this process, as a Store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from mer.core.chain import Head
+from mer.core.errors import NotMigrated
+from mer.dal import base
+from mer.dal.surreal import appending
+from mer.dal.surreal.access_log import SurrealAccessLog
+from mer.dal.surreal.address import parse_address
+from mer.dal.surreal.appending import GroupWriter
+from mer.dal.surreal.connection import Connection
+from mer.dal.surreal.entries import Entry
+from mer.dal.surreal.executor import Direct, Executor
+from mer.dal.surreal.leases import SurrealLeases
+from mer.dal.surreal.migrations import Migrations
+from mer.dal.surreal.models import SurrealModels
+from mer.dal.surreal.placements import SurrealPlacements
+from mer.dal.surreal.servers import SurrealServers
+from mer.dal.surreal.unit import UnitOfWork, unit_of_work
+from mer.dal.surreal.weights import SurrealWeights
+
+STATEMENT_SECONDS = 10.0
+LOCK_SECONDS = 10.0
+
+IDLE_SECONDS = 0.25
+"""How long the folder is held after the last piece of work: long enough that a run's records share one opening (25 to
+45 ms), short enough that somebody who waits does not notice."""
+
+
+class SurrealRepositories:
+    """The nouns, over one way to run queries and one way to append."""
+
+    def __init__(self, run: Executor, *, write: appending.Write) -> None:
+        self._servers = SurrealServers(run)
+        self._models = SurrealModels(run)
+        self._weights = SurrealWeights(run)
+        self._placements = SurrealPlacements(run)
+        self._access_log = SurrealAccessLog(run, write=write)
+        self._leases = SurrealLeases(run)
+
+    @property
+    def servers(self) -> base.Servers:
+        return self._servers
+
+    @property
+    def models(self) -> base.Models:
+        return self._models
+
+    @property
+    def weights(self) -> base.WeightsRepository:
+        return self._weights
+
+    @property
+    def placements(self) -> base.Placements:
+        return self._placements
+
+    @property
+    def access_log(self) -> base.AccessLog:
+        return self._access_log
+
+    @property
+    def leases(self) -> base.Leases:
+        return self._leases
+
+
+class SurrealStore(SurrealRepositories):
+    """One embedded database: `surrealkv://PATH`, or `mem://`, which is this process's own and migrates itself.
+
+    `statement_seconds` is the deadline of each statement, `lock_seconds` how long to wait for another process that holds
+    the folder, `idle_seconds` how long to hold it after the last piece of work.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        statement_seconds: float = STATEMENT_SECONDS,
+        lock_seconds: float = LOCK_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._connection = Connection(
+            parse_address(url),
+            statement_seconds=statement_seconds,
+            lock_seconds=lock_seconds,
+            idle_seconds=idle_seconds,
+        )
+        self._writer = GroupWriter(self._connection)
+        super().__init__(Direct(self._connection), write=self._writer.append)
+
+    @property
+    def name(self) -> str:
+        return self._connection.address.name
+
+    async def open(self) -> None:
+        if self._connection.address.folder is None:
+            await Migrations(self._connection).upgrade()
+        found = await self.schema()
+        if found is None:
+            raise NotMigrated(f"{self.name} is not migrated", hint="run `mer-migrate upgrade`")
+        if found < base.SCHEMA:
+            raise NotMigrated(
+                f"{self.name} has the schema {found:02}, this program needs {base.SCHEMA:02}",
+                hint="run `mer-migrate upgrade`",
+            )
+        if found > base.SCHEMA:
+            raise NotMigrated(
+                f"{self.name} has the schema {found:02}, this program knows only {base.SCHEMA:02}",
+                hint="a newer program made it: install that",
+            )
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._connection.close()
+
+    async def schema(self) -> int | None:
+        applied = await Migrations(self._connection).current()
+        return applied[-1].number if applied else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[base.Repositories]:
+        async with unit_of_work(self._connection) as unit:
+            yield SurrealRepositories(unit, write=_appending_in(unit))
+
+
+def _appending_in(unit: UnitOfWork) -> appending.Write:
+    """Return how a unit of work appends: last in its block, with every other writer waiting until it ends."""
+
+    async def write(entries: Sequence[Entry]) -> tuple[Head, ...]:
+        async with unit.changing():
+            return await appending.append_settled(unit, entries)
+
+    return write
