@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mer.core.errors import PackageInvalid
 from mer.core.records import Digest
@@ -80,14 +80,14 @@ def parse_manifest(text: str) -> dict[str, Digest]:
         raise PackageInvalid(f"{MANIFEST}: lists more than {MAX_FILES} files")
     files: dict[str, Digest] = {}
     faults: list[str] = []
-    before = b""
+    before: bytes | None = None
     for number, line in enumerate(lines, start=1):
         path, equals, digest = line.rpartition("=")
         if not equals or not is_digest(digest):
             faults.append(f"line {number} is not PATH=SHA256 in lower-case hex")
             continue
         place = path.encode("utf-8", "surrogatepass")
-        if place <= before:
+        if before is not None and place <= before:
             faults.append(f"line {number}: {path!r} stands twice or out of order")
         before = place
         files[path] = Digest(digest)
@@ -107,11 +107,14 @@ def _check(files: Mapping[str, Digest]) -> None:
         raise PackageInvalid(f"{len(files)} files are more than the {MAX_FILES} that a package may have")
     faults = [f"{path!r} {fault}" for path in files if (fault := path_fault(path))]
     faults += [
-        f"{path!r} is listed as a file and as a folder" for path in files if not _folders(path).isdisjoint(files)
+        f"{folder!r} is listed as a file and as a folder"
+        for path in files
+        for folder in _folders(path)
+        if folder in files
     ]
     if faults:
         raise PackageInvalid(f"{MANIFEST}: {'; '.join(faults[:20])}")
 
 
-def _folders(path: str) -> set[str]:
-    return {path[:at] for at, character in enumerate(path) if character == "/"}
+def _folders(path: str) -> Iterator[str]:
+    return (path[:at] for at, character in enumerate(path) if character == "/")
