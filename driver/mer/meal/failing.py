@@ -1,0 +1,30 @@
+"""What a worker's error frame means to an operator: the one place where its kinds become mer's errors."""
+
+from __future__ import annotations
+
+from mer.core.errors import (
+    InputInvalid,
+    Interrupted,
+    MerError,
+    ModelFailed,
+    PackageInvalid,
+    ProtocolViolation,
+    WorkerLost,
+)
+
+
+def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> MerError:
+    """Return the error for an error frame (docs/wire.md, "error")."""
+    match kind:
+        case "cancelled":
+            return Interrupted("the request was cancelled")
+        case "input":
+            return InputInvalid(message)
+        case "load" if traceback is None:
+            return PackageInvalid(message)  # found by us; what the author's code raised has a traceback
+        case "model" | "output" | "load":
+            return ModelFailed(message, traceback=traceback)
+        case "lost":
+            return WorkerLost(message)
+        case _:
+            return ProtocolViolation(f"{message} ({code})" if code else message)

@@ -1,0 +1,115 @@
+"""Hosts and streams: where workers run, and the bytes to and from one. All that a new kind of host has to provide.
+
+A stream pushes: the receiver gives the memory, the stream fills it and says so. A pull (`await read()`) would wake a task
+for every piece, which alone costs a small call a third of its time (docs/decisions/20-streams-push.md).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+Bytes: TypeAlias = "bytes | bytearray | memoryview"
+
+
+class Receiver(Protocol):
+    """Who takes what comes from a worker. All of it is called in the event loop, and returns at once."""
+
+    def get_buffer(self) -> memoryview:
+        """Return memory for the next bytes, never empty."""
+
+    def buffer_updated(self, count: int) -> None:
+        """Say that `count` bytes were put there."""
+
+    def log(self, text: bytes) -> None:
+        """Take what the worker wrote to its standard error."""
+
+    def ended(self, reason: str) -> None:
+        """Learn, once, that nothing more comes, and why: "was killed by SIGKILL"."""
+
+
+class Stream(Protocol):
+    """Bytes to and from one worker: pipes, an SSH channel, a container's stdin."""
+
+    control: Stream | None
+    """A second, narrow stream that the worker reads while it computes; None where there is one stream only."""
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to receive."""
+
+    def write(self, *pieces: Bytes) -> bool:
+        """Send the pieces without joining them, and return whether more may be written now.
+
+        Never blocks: what cannot go at once is kept, by reference, and goes later. False: `drain` before the next one.
+        What is written after the end is dropped; `ended` tells.
+        """
+
+    async def drain(self) -> None:
+        """Wait until more may be written, or the stream has ended."""
+
+    async def close(self, grace: float) -> int | None:
+        """End the worker and everything that it left, and return its exit status (negative: a signal) where it is known.
+
+        Its input is closed; after `grace` seconds it is asked by a signal, after as long again it is killed.
+        """
+
+    def kill(self) -> None:
+        """End the worker's whole group at once; `ended` follows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """What is to be started: an argv, never a shell's line."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """All of it: nothing is inherited."""
+    directory: Path
+    descriptors: tuple[int, ...] = ()
+    """Inherited beside 0, 1 and 2, under the same numbers. A host that is not this machine has none."""
+    control: bool = False
+    """Whether to open a control channel; its descriptor's number follows the argv as `--control-fd N`."""
+    marker: str
+    """By which everything that the worker forks is found again (mer_worker.orphans)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What a host says of itself."""
+
+    address: str
+    python: str
+    """The interpreter's absolute path."""
+    version: str
+
+
+class Host(ABC):
+    """A place that runs workers."""
+
+    name: str
+
+    @abstractmethod
+    async def probe(self) -> Probe:
+        """Look whether workers can run there. Raises: ServerUnreachable."""
+
+    @abstractmethod
+    async def prepare(self) -> Launch:
+        """Make ready what a new worker needs (its code, a folder of its own), and return what starts it.
+
+        Raises:
+            ServerUnreachable: it cannot be.
+        """
+
+    @abstractmethod
+    async def open(self, launch: Launch) -> Stream:
+        """Start it. Raises: ServerUnreachable."""
+
+    @abstractmethod
+    async def kill(self, launch: Launch) -> None:
+        """End whatever is left of a worker whose stream is gone."""
+
+    async def aclose(self) -> None:  # noqa: B027 - a host that holds nothing has nothing to free
+        """Free what the host holds; its workers have ended before."""

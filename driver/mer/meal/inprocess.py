@@ -1,0 +1,98 @@
+"""A handler in the caller's own process and thread, so that `breakpoint()` in it works.
+
+It goes through the very encoding that a worker's does, so that a handler which works here works there. What it does not
+have is a worker's isolation: it blocks the event loop, its prints are the caller's, and its crash is his crash.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mer.core.errors import InputInvalid
+from mer.meal.calls import LogCallback
+from mer.meal.failing import error_of
+from mer.meal.loaded import LoadedModel
+from mer.meal.plan import WorkerPlan
+from mer_worker.failures import Failure, of_model
+from mer_worker.runners import Runner, load
+from mer_worker.tensors import Encoded, decode, encode
+from mer_worker.wire import WireError
+
+
+class InProcess(LoadedModel):
+    """A handler of the python runner, here."""
+
+    def __init__(self, runner: Runner, folder: str, arrays: str, undo: Callable[[], None]) -> None:
+        self._runner: Runner | None = runner
+        self._folder = folder
+        self._arrays = arrays
+        self._undo = undo
+
+    @classmethod
+    def load(cls, plan: WorkerPlan) -> InProcess:
+        """Import the handler's module and make the handler.
+
+        Raises:
+            PackageInvalid: there is no such entry point.
+            ModelFailed: the author's code raised.
+        """
+        fields = plan.fields()
+        path, modules = list(sys.path), set(sys.modules)
+        folder = str(fields["folder"])
+
+        def undo() -> None:
+            """Forget the handler's modules: the next one may have modules of the same names."""
+            if folder in sys.path and folder not in path:
+                sys.path.remove(folder)
+            for name, module in list(sys.modules.items()):
+                file = getattr(module, "__file__", None)
+                if name not in modules and file and Path(file).is_relative_to(folder):
+                    del sys.modules[name]
+
+        try:
+            runner = load(fields)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            undo()
+            _fail(error, "load", "while the model was loaded")
+        return cls(runner, folder, plan.spec.arrays, undo)
+
+    async def infer(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        timeout: float | None = None,  # noqa: ARG002 - nothing can stop a handler in its own thread
+        on_log: LogCallback | None = None,  # noqa: ARG002 - its prints are the caller's own
+    ) -> dict[str, Any]:
+        if self._runner is None:
+            raise InputInvalid("the model was closed")
+        try:
+            given = _across(encode(inputs), self._arrays, writable=False)
+        except WireError as error:
+            raise InputInvalid(str(error)) from error
+        try:
+            return _across(encode(self._runner.infer(given, meta or {})), self._arrays, writable=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            _fail(error, "model", "in the handler")
+
+    async def aclose(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+            self._undo()
+
+
+def _across(encoded: Encoded, arrays: str, *, writable: bool) -> dict[str, Any]:
+    """Return the values as the other side of a wire would get them: copies."""
+    _, pieces = encoded.body()
+    return decode(encoded.descriptors, bytearray(b"".join(pieces)), arrays, writable=writable)
+
+
+def _fail(error: BaseException, kind: str, doing: str) -> NoReturn:
+    failure: Failure = of_model(error, kind, doing)
+    raise error_of(
+        kind=failure.kind, code=failure.code, message=failure.message, traceback=failure.traceback
+    ) from error

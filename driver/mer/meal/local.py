@@ -1,0 +1,173 @@
+"""This machine as a host: workers as child processes, over pipes, with a control channel beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mer_worker
+from mer.core.errors import ServerUnreachable
+from mer.folders import own_folder
+from mer.meal.host import Host, Launch, Probe, Stream
+from mer.meal.pipes import ProcessStream
+from mer_worker.orphans import VARIABLE, sweep
+
+ALLOWED = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "USER",
+        "LOGNAME",
+        "LD_LIBRARY_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "ROCR_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "OMP_PROC_BIND",
+        "OMP_PLACES",
+    }
+)
+"""What of the driver's environment a worker gets. No agent socket, no credentials, no database's address."""
+ALLOWED_PREFIX = "LC_"
+
+# -I: nothing of the user's environment decides what is imported. -S: stdio.py comes before site, whose .pth files may
+# print; the worker then runs site itself. The path goes again once the package is found, since it may be a site-packages
+# folder, which must not stand before the standard library.
+_START = (
+    "import sys;sys.path.insert(0,sys.argv.pop(1));import mer_worker.stdio;del sys.path[0];"
+    "from mer_worker.__main__ import main;main()"
+)
+
+
+class LocalHost(Host):
+    """This machine."""
+
+    def __init__(
+        self,
+        *,
+        scratch_folder: Path,
+        cache_folder: Path,
+        environ: Mapping[str, str] | None = None,
+        python: Path | None = None,
+        name: str = "local",
+    ) -> None:
+        """Keep workers' own folders under `scratch_folder` and compiled modules under `cache_folder`.
+
+        `environ` is what the allow-list picks from, this process's own by default; `python` another interpreter.
+        """
+        self.name = name
+        self._scratch = scratch_folder
+        self._cache = cache_folder
+        self._environ = os.environ if environ is None else environ  # the one place where a worker's surroundings begin
+        self._python = str(python or sys.executable)
+        self._swept = False
+
+    async def probe(self) -> Probe:
+        """Say what this interpreter is."""
+        return Probe(address="local", python=self._python, version=".".join(map(str, sys.version_info[:3])))
+
+    async def prepare(self) -> Launch:
+        """Make a scratch folder and say how the worker is started."""
+        if not self._swept:
+            self._swept = True
+            await asyncio.to_thread(self._remove_stale)
+        marker = uuid.uuid4().hex
+        compiled = own_folder(own_folder(self._cache) / "pycache")  # first: the scratch folder may be within it
+        scratch = own_folder(own_folder(self._scratch) / f"{_own_name()}-{marker}")
+        environment = {
+            name: value for name, value in self._environ.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIX)
+        } | {
+            "TMPDIR": str(scratch),
+            "PYTHONPYCACHEPREFIX": str(compiled),  # for the Python children of a model; -X is for itself
+            VARIABLE: marker,
+        }
+        argv = (self._python, "-I", "-S", "-X", f"pycache_prefix={compiled}", "-c", _START)
+        code = Path(mer_worker.__file__).parent.parent
+        return Launch(
+            argv=(*argv, str(code), "--scratch", str(scratch)),
+            environment=environment,
+            directory=scratch,
+            control=True,
+            marker=marker,
+        )
+
+    async def open(self, launch: Launch) -> Stream:
+        """Start the process. It leads a session of its own, so that no terminal's signal reaches it."""
+        with contextlib.ExitStack() as undo:
+            argv, passed = list(launch.argv), list(launch.descriptors)
+            own: socket.socket | None = None
+            if launch.control:
+                own, theirs = socket.socketpair()
+                undo.callback(theirs.close)
+                own.setblocking(False)
+                argv += ["--control-fd", str(theirs.fileno())]
+                passed.append(theirs.fileno())
+            try:
+                process = subprocess.Popen(  # noqa: ASYNC220 - vfork: a millisecond, where a thread costs as much
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=launch.directory,
+                    env=dict(launch.environment),
+                    pass_fds=passed,
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            except OSError as error:
+                if own is not None:
+                    own.close()
+                raise ServerUnreachable(f"{argv[0]} cannot be started here: {error}") from error
+        return ProcessStream(process, own, marker=launch.marker, directory=launch.directory)
+
+    async def kill(self, launch: Launch) -> None:
+        """Kill what carries the worker's marker, and remove its folder."""
+        await asyncio.to_thread(sweep, launch.marker, 0)
+        await asyncio.to_thread(shutil.rmtree, launch.directory, ignore_errors=True)
+
+    def _remove_stale(self) -> None:
+        """Remove the folders of workers whose driver was killed together with them."""
+        for folder, pid, started in _stale_candidates(self._scratch):
+            if _started(pid) != started:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_name() -> str:
+    """Name this process so that another one with its number is told from it."""
+    return f"{os.getpid()}-{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    """Return when the process began, in clock ticks since boot; `0` where that cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "0"
+
+
+def _stale_candidates(scratch: Path) -> Iterator[tuple[Path, int, str]]:
+    with contextlib.suppress(OSError):
+        for folder in scratch.iterdir():
+            pid, _, rest = folder.name.partition("-")
+            started, _, marker = rest.partition("-")
+            if pid.isdecimal() and started != "0" and len(marker) == 32:
+                yield folder, int(pid), started

@@ -1,0 +1,347 @@
+"""A stream over a child process's pipes, and the watch for its end."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from mer.meal.host import Bytes, Receiver, Stream
+from mer_worker.orphans import kill_group, sweep
+
+HIGH_WATER = 1 << 20
+"""Bytes kept by a stream beyond which the next writer waits. One message may be larger: it is views of the caller's memory."""
+
+_MOST_PIECES = 1024
+"""What one writev takes (IOV_MAX on Linux and macOS)."""
+
+_LOG_READ = 64 << 10
+"""Bytes of the log read at a time: a pipe's capacity."""
+
+_EXIT_SECONDS = 1.0
+"""What a worker gets to exit after it has closed its output."""
+
+_LAST_READS = 1024
+"""Reads of each pipe after the worker's end: what is left in it, not what a runaway grandchild still writes."""
+
+
+class Writer:
+    """The writing end of a descriptor: what cannot go at once waits here."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._waiting: collections.deque[memoryview] = collections.deque()
+        self._kept = 0
+        self._drained: asyncio.Future[None] | None = None
+        self.closed = False
+
+    def write(self, pieces: tuple[Bytes, ...]) -> bool:
+        """Write what goes at once and keep the rest; return whether more may come."""
+        if self.closed:
+            return True
+        if self._waiting:
+            self._keep(pieces, 0)
+            return self._kept < HIGH_WATER
+        wanted = sum(map(len, pieces))
+        try:
+            done = os.writev(self._descriptor, pieces[:_MOST_PIECES])
+        except BlockingIOError:
+            done = 0
+        except OSError:  # nobody reads any more: the worker's end follows
+            self.close()
+            return True
+        if done == wanted:
+            return True
+        self._keep(pieces, done)
+        self._loop.add_writer(self._descriptor, self._writable)
+        return self._kept < HIGH_WATER
+
+    async def drain(self) -> None:
+        """Wait until less than HIGH_WATER is kept."""
+        while self._kept >= HIGH_WATER and not self.closed:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)  # several may wait for it
+
+    def close(self) -> None:
+        """Close the descriptor; the other side sees the end."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_writer(self._descriptor)
+        os.close(self._descriptor)
+        self._waiting.clear()
+        self._kept = 0
+        self._wake()
+
+    def _keep(self, pieces: tuple[Bytes, ...], done: int) -> None:
+        for piece in pieces:
+            size = len(piece)
+            if done >= size:
+                done -= size
+                continue
+            rest = memoryview(piece)[done:]
+            done = 0
+            self._waiting.append(rest)
+            self._kept += len(rest)
+
+    def _writable(self) -> None:
+        waiting = self._waiting
+        try:
+            done = os.writev(self._descriptor, [waiting[i] for i in range(min(len(waiting), _MOST_PIECES))])
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._kept -= done
+        while waiting and done >= len(waiting[0]):
+            done -= len(waiting.popleft())
+        if done:
+            waiting[0] = waiting[0][done:]
+        if not waiting:
+            self._loop.remove_writer(self._descriptor)
+        if self._kept < HIGH_WATER:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+
+class ControlStream:
+    """The control channel: a socket pair whose other end the worker holds."""
+
+    control: Stream | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
+        self._loop = loop
+        self._descriptor = end.detach()
+        self._writer = Writer(loop, os.dup(self._descriptor))
+        self._receiver: Receiver | None = None
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to receive."""
+        self._receiver = receiver
+        self._loop.add_reader(self._descriptor, self._readable)
+
+    def write(self, *pieces: Bytes) -> bool:
+        """Send; frames of control are small and few."""
+        return self._writer.write(pieces)
+
+    async def drain(self) -> None:
+        """Wait until more may be written."""
+        await self._writer.drain()
+
+    async def close(self, grace: float) -> int | None:  # noqa: ARG002 - it has no process of its own
+        """Close this end."""
+        self.kill()
+        return None
+
+    def kill(self) -> None:
+        """Close this end."""
+        self._writer.close()
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _readable(self) -> None:
+        assert self._receiver is not None
+        try:
+            count = os.readv(self._descriptor, (self._receiver.get_buffer(),))
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if count:
+            self._receiver.buffer_updated(count)
+        else:
+            self.kill()  # the data stream tells the end
+
+
+class ProcessStream:
+    """A worker's stdin, stdout and stderr, and the process itself."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: socket.socket | None, *, marker: str, directory: Path
+    ) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self._pid = process.pid
+        self._marker = marker
+        self._directory = directory
+        self._read, self._log = process.stdout.fileno(), process.stderr.fileno()
+        for descriptor in (self._read, self._log, process.stdin.fileno()):
+            os.set_blocking(descriptor, False)
+        self._writer = Writer(self._loop, os.dup(process.stdin.fileno()))
+        process.stdin.close()
+        self.control: Stream | None = None if control is None else ControlStream(self._loop, control)
+        self._receiver: Receiver | None = None
+        self._open = {self._read, self._log}
+        self._gone = asyncio.Event()
+        self._clean: asyncio.Task[None] | None = None
+        self._ended = False
+        self.status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The worker's process number."""
+        return self._pid
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to receive, and to watch for the worker's end."""
+        self._receiver = receiver
+        self._loop.add_reader(self._read, self._readable)
+        self._loop.add_reader(self._log, self._loggable)
+        _watch(self._loop, self._process, self._exited)
+
+    def write(self, *pieces: Bytes) -> bool:
+        """Send the pieces without joining them."""
+        return self._writer.write(pieces)
+
+    async def drain(self) -> None:
+        """Wait until more may be written."""
+        await self._writer.drain()
+
+    async def close(self, grace: float) -> int | None:
+        """End the worker: EOF, SIGTERM, SIGKILL, each with `grace` seconds; then what it left."""
+        self._writer.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not await self._wait(grace):
+                self._signal(number)
+        await self._gone.wait()
+        if self._clean is not None:
+            await asyncio.shield(self._clean)
+        return self.status
+
+    def kill(self) -> None:
+        """Kill the worker's process group."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if not self._gone.is_set():  # afterwards the number may be another's
+            kill_group(self._pid, number)
+
+    async def _wait(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _readable(self) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        try:
+            count = os.readv(self._read, (receiver.get_buffer(),))
+        except BlockingIOError:
+            return
+        if count:
+            receiver.buffer_updated(count)
+        else:
+            self._shut(self._read)
+            # a worker that only closed its output would leave every call waiting
+            self._loop.call_later(_EXIT_SECONDS, self.kill)
+
+    def _loggable(self) -> None:
+        assert self._receiver is not None
+        try:
+            text = os.read(self._log, _LOG_READ)
+        except BlockingIOError:
+            return
+        if text:
+            self._receiver.log(text)
+        else:
+            self._shut(self._log)
+
+    def _shut(self, descriptor: int) -> None:
+        self._open.discard(descriptor)
+        self._loop.remove_reader(descriptor)
+
+    def _exited(self) -> None:
+        """The process has ended and is not reaped yet, so its number is still its own."""
+        kill_group(self._pid)
+        found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        assert found is not None
+        self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        self._gone.set()
+        for descriptor, read in ((self._log, self._loggable), (self._read, self._readable)):
+            for _ in range(_LAST_READS):  # what is left in the pipe, its answer perhaps
+                if descriptor not in self._open or not _has_bytes(descriptor):
+                    break
+                read()
+            if descriptor in self._open:
+                self._shut(descriptor)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._process.stdout.close()
+        self._process.stderr.close()
+        self._writer.close()
+        if self.control is not None:
+            self.control.kill()
+        self._clean = self._loop.create_task(self._clean_up())
+        if self._receiver is not None and not self._ended:
+            self._ended = True
+            self._receiver.ended(describe(self.status))
+
+    async def _clean_up(self) -> None:
+        await asyncio.to_thread(sweep, self._marker, self._pid)
+        self._process.wait()  # only now: the sweep goes by its number too
+        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+
+def describe(status: int) -> str:
+    """Return how a process ended, in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _has_bytes(descriptor: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], exited: Callable[[], None]) -> None:
+    """Call `exited` in the loop once the process has ended, before it is reaped."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not Linux, or an old kernel: a thread waits
+        threading.Thread(target=_wait_in_thread, args=(loop, process.pid, exited), daemon=True).start()
+        return
+
+    def ready() -> None:
+        loop.remove_reader(handle)
+        os.close(handle)
+        exited()
+
+    loop.add_reader(handle, ready)
+
+
+def _wait_in_thread(loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], None]) -> None:
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        loop.call_soon_threadsafe(exited)
+    except RuntimeError:  # the loop was closed before
+        pass

@@ -1,0 +1,62 @@
+"""What a worker is to load: one version with everything resolved to paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mer.core.specs import VersionSpec
+
+MODEL_FOLDER = "model"
+"""Where in a carton's tree the author's files are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFile:
+    """One tensor of a weights version: raw little-endian C-order bytes in a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerPlan:
+    """What a worker is to load. Plans of the same key may share workers."""
+
+    key: str
+    spec: VersionSpec
+    package: Path | None
+    """The folder of the unpacked carton; None for a command that the host already has."""
+    model_folder: Path | None = None
+    """Where the author's files are, if not in the package's `model`."""
+    weights: tuple[WeightFile, ...] | None = None
+    load_seconds: float = 60.0
+
+    def fields(self) -> dict[str, Any]:
+        """Return the head of the load frame (docs/wire.md, "load")."""
+        spec, folder = self.spec, self.model_folder
+        if folder is None and self.package is not None:
+            folder = self.package / MODEL_FOLDER
+        fields: dict[str, Any] = {
+            "runner": spec.runner,
+            "folder": None if folder is None else str(folder),
+            "options": dict(spec.options),
+            "arrays": spec.arrays,
+        }
+        if self.weights is not None:
+            fields["weights"] = [
+                [weight.name, weight.dtype, list(weight.shape), str(weight.path)] for weight in self.weights
+            ]
+        if spec.command is not None:
+            tokens = spec.command.tokens
+            fields["command"] = {
+                "argv": list(spec.command.argv),
+                "directory": spec.command.directory,
+                "tokens": {"ready": tokens.ready, "start": tokens.start, "stop": tokens.stop, "exit": tokens.exit},
+            }
+            if len(spec.outputs) == 1:
+                fields["output"] = spec.outputs[0].name
+        return fields

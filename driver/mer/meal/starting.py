@@ -1,0 +1,68 @@
+"""Starting a worker: host, stream, session, load; and starting it again when it dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mer.core.errors import MerError, WorkerLost
+from mer.meal.calls import LogCallback
+from mer.meal.host import Host
+from mer.meal.plan import WorkerPlan
+from mer.meal.session import Session
+
+MOST_STARTS = 3
+"""A worker that dies this often while loading is reported: the next try would die as well."""
+
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 5.0
+"""Seconds before a worker is started again; doubled each time."""
+
+
+def delay(failures: int) -> float:
+    """Return the seconds to wait before the start that follows so many failures in a row."""
+    return 0.0 if failures < 1 else min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30))
+
+
+async def start_once(
+    host: Host, plan: WorkerPlan, *, deadline: float, arrays: str = "numpy", on_log: LogCallback | None = None
+) -> Session:
+    """Start a worker and load the plan's version.
+
+    Raises:
+        ServerUnreachable: the host cannot start it.
+        ModelFailed, PackageInvalid, DeadlineExceeded, ProtocolError, WorkerLost: as Session.start and Session.load.
+    """
+    launch = await host.prepare()
+    try:
+        stream = await host.open(launch)
+    except BaseException:
+        await asyncio.shield(host.kill(launch))
+        raise
+    session = await Session.start(stream, arrays=arrays, on_log=on_log)
+    try:
+        await session.load(plan.fields(), deadline=deadline, on_log=on_log)
+    except BaseException:
+        await asyncio.shield(session.close(grace=0.0))
+        raise
+    return session
+
+
+async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: LogCallback | None = None) -> Session:
+    """Start a worker within the plan's load_seconds, again after a while if it dies on the way.
+
+    Raises:
+        WorkerLost: it died MOST_STARTS times.
+        MerError: whatever else keeps it from loading; that is not tried again.
+    """
+    deadline = asyncio.get_running_loop().time() + plan.load_seconds
+    last: MerError | None = None
+    for failures in range(MOST_STARTS):
+        await asyncio.sleep(delay(failures))
+        try:
+            return await start_once(host, plan, deadline=deadline, arrays=arrays, on_log=on_log)
+        except WorkerLost as error:
+            last = error
+    assert last is not None
+    raise WorkerLost(
+        f"the worker of {plan.key} died {MOST_STARTS} times while loading; the last time {last.message}"
+    ) from last

@@ -1,0 +1,38 @@
+"""Starts a worker: frames on fds 0 and 1, the log on fd 2, the control channel on an inherited descriptor.
+
+-m mer_worker [--control-fd N] [--scratch FOLDER]
+"""
+
+from __future__ import annotations
+
+from mer_worker import stdio
+
+
+def main() -> None:
+    """Serve one driver, then exit."""
+    source, sink = stdio.take()
+
+    import os
+    import site
+    import sys
+
+    from mer_worker.loop import Worker
+    from mer_worker.orphans import VARIABLE
+
+    if sys.flags.no_site:
+        site.main()  # the starter has left it out, so that nothing of it prints on fd 1
+    arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    control = arguments.get("--control-fd")
+    worker = Worker(
+        source,
+        sink,
+        None if control is None else int(control),
+        marker=os.environ.get(VARIABLE, ""),
+        scratch=arguments.get("--scratch", ""),
+    )
+    sys.argv[:] = ["mer-worker"]  # a model that parses arguments finds none of ours
+    sys.exit(worker.run())
+
+
+if __name__ == "__main__":
+    main()

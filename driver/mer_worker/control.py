@@ -1,0 +1,120 @@
+"""The listening thread: answers pings and takes cancels while the model computes, and sees the driver's end.
+
+On one machine it has a channel of its own, where it blocks in the kernel and costs a call nothing. Over a single stream
+(SSH) it reads everything and hands on what is not its own. Either way a worker whose driver is gone ends at once, with
+everything that it forked, even while the main thread computes.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+
+from mer_worker.channel import Channel
+from mer_worker.failures import Failure, error_frame
+from mer_worker.interrupts import Interrupts
+from mer_worker.orphans import kill_group, sweep
+from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+    from typing import Optional
+
+_LOOK_MILLISECONDS = 5000
+"""How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
+
+
+class Pulse:
+    """What a pong says of the main thread: which request it is busy with, and since when."""
+
+    def __init__(self) -> None:
+        self.request = 0
+        self.since = 0.0
+
+    def pong(self, ping: Frame) -> bytes:
+        """Return the answer to a ping."""
+        request = self.request
+        head = b""
+        if request:
+            head = dump({"busy": {"request": request, "milliseconds": int(1e3 * (time.monotonic() - self.since))}})
+        return pack(Kind.PONG, head, request=ping.request)
+
+
+class Listener:
+    """The thread. `others` gets the frames that are not for it; on a channel of its own there are none."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        decoder: Decoder,
+        answers: Channel,
+        interrupts: Interrupts,
+        pulse: Pulse,
+        ending: Ending,
+        others: Optional[SimpleQueue[Frame]] = None,
+    ) -> None:
+        self._descriptor = descriptor
+        self._decoder = decoder
+        self._answers = answers
+        self._interrupts = interrupts
+        self._pulse = pulse
+        self._ending = ending
+        self._others = others
+
+    def start(self) -> None:
+        """Begin to listen."""
+        threading.Thread(target=self._run, name="mer-listener", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except WireError as error:
+            self._answers.send(error_frame(Failure("protocol", "bad-frame", str(error)), 0))
+        except OSError:
+            pass
+        finally:
+            self._ending.now()
+
+    def _listen(self) -> None:
+        poll, parent = select.poll(), os.getppid()
+        poll.register(self._descriptor, select.POLLIN)
+        while True:
+            if not poll.poll(_LOOK_MILLISECONDS):
+                if os.getppid() != parent:
+                    return
+                continue
+            count = os.readv(self._descriptor, (self._decoder.buffer(),))
+            if not count:
+                return
+            for frame in self._decoder.received(count):
+                if frame.kind == Kind.PING:
+                    self._answers.send(self._pulse.pong(frame))
+                elif frame.kind == Kind.CANCEL:
+                    self._interrupts.cancel(frame.request)
+                elif self._others is not None:
+                    self._others.put(frame)
+
+
+class Ending:
+    """The end of a worker whose driver is gone: nothing that it forked or wrote for itself stays."""
+
+    def __init__(self, marker: str, scratch: str) -> None:
+        self._marker = marker
+        self._scratch = scratch
+
+    def now(self) -> None:
+        """End this process and its children, without a word to the main thread."""
+        try:
+            if self._marker:
+                sweep(self._marker, os.getpid())
+            if self._scratch:
+                import shutil
+
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            if os.getpgrp() == os.getpid():  # else the group is somebody else's
+                kill_group(os.getpid())
+        finally:
+            os._exit(1)

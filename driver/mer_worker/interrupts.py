@@ -1,0 +1,99 @@
+"""Interrupting the handler, and nothing else: a cancel may not fall into the middle of a frame being written.
+
+Another thread learns that a request is to be cancelled and signals the main thread; Python runs the signal's handler
+there, between two of its instructions, or after a system call that the signal has broken off. Only there is it known
+whether the main thread is in the author's code.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+_MOST_EARLY = 1024
+"""Cancels that are remembered for requests not read yet; more than a driver has in flight."""
+
+
+class Cancelled(KeyboardInterrupt):
+    """The request was cancelled. Let it through: what catches it keeps the worker busy until it is killed."""
+
+
+class Interrupts:
+    """Which request runs, which one is to be cancelled, and whether the main thread may be interrupted now."""
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident
+        self._running = 0
+        self._newest = 0
+        self._wanted: Optional[int] = None
+        self._open = False
+        self._held = False
+        self._early: set[int] = set()
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Take SIGINT, which nobody else sends: a worker has no terminal."""
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def begin(self, request: int) -> None:
+        """Say that this request's handler starts; from now on it may be interrupted.
+
+        Raises:
+            Cancelled: it was cancelled before.
+        """
+        with self._lock:
+            self._newest = self._running = request
+            early = request in self._early
+            if self._early:
+                self._early = {other for other in self._early if other > request}
+        if early:
+            self._running = 0
+            raise Cancelled
+        self._open = True
+
+    def end(self) -> None:
+        """Say that the handler is done: a cancel that comes now is too late."""
+        self._open = False
+        self._running = 0
+
+    def cancel(self, request: int) -> None:
+        """Interrupt this request's handler, or keep it from starting. Called by another thread."""
+        with self._lock:
+            if request > self._newest:
+                if len(self._early) < _MOST_EARLY:
+                    self._early.add(request)
+                return
+            if request != self._running:
+                return
+            self._wanted = request
+        if self._main is not None:
+            signal.pthread_kill(self._main, signal.SIGINT)
+
+    def hold(self) -> bool:
+        """Keep interrupts off the main thread while it writes a frame; False in any other thread, which gets none."""
+        if threading.get_ident() != self._main:
+            return False
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        """Let them through again.
+
+        Raises:
+            Cancelled: one has come meanwhile.
+        """
+        self._held = False
+        if self._open and self._wanted == self._running:
+            self._raise()
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        if self._open and not self._held and self._wanted == self._running:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._wanted, self._open = None, False
+        raise Cancelled

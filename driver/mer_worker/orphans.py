@@ -1,0 +1,85 @@
+"""Ends what a worker leaves behind: everything that it forked, also what left its process group.
+
+A worker's processes are known by three marks that they inherit: the process group, the session, and `MER_WORKER=UUID` in
+the environment with which they were started. A process that has shed all three (a session of its own and a cleared
+environment) is not found; docs/security.md says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARIABLE = "MER_WORKER"
+
+_PASSES = 20
+"""A process may fork while it is looked for; each pass kills a generation, and a bomb must not keep us for ever."""
+
+
+def sweep(marker: str, leader: int) -> int:
+    """Kill every process of the worker `leader` with this marker, except this one, and return how many were found.
+
+    The caller sees to it that `leader` is not reaped yet, so that its number is still its own; 0 looks for the mark alone.
+    """
+    killed = 0
+    for _ in range(_PASSES):
+        found = [pid for pid in _left(marker, leader) if _kill(pid, marker, leader)]
+        killed += len(found)
+        if not found:
+            break
+    return killed
+
+
+def kill_group(leader: int, number: int = signal.SIGKILL) -> None:
+    """Signal every process of the group; none left is no error."""
+    try:
+        os.killpg(leader, number)
+    except (ProcessLookupError, PermissionError):  # PermissionError: macOS, when only zombies are left
+        pass
+
+
+def _left(marker: str, leader: int) -> Iterator[int]:
+    try:
+        names = os.listdir("/proc")
+    except OSError:  # no such file system: only the process group is known then
+        return
+    own = os.getpid()
+    for name in names:
+        if name.isdigit() and int(name) != own and _belongs(int(name), marker, leader):
+            yield int(name)
+
+
+def _belongs(pid: int, marker: str, leader: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # the name in parentheses may hold anything, parentheses and spaces too
+            state, _parent, group, session = file.read().rpartition(b")")[2].split()[:4]
+        if state in (b"Z", b"X"):
+            return False
+        if leader and leader in (int(group), int(session)):
+            return True
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{VARIABLE}={marker}".encode() in file.read().split(b"\0")
+    except (OSError, ValueError):  # gone meanwhile, or another user's
+        return False
+
+
+def _kill(pid: int, marker: str, leader: int) -> bool:
+    try:
+        handle = os.pidfd_open(pid)  # so that a number given anew meanwhile is not hit
+    except (OSError, AttributeError):
+        return False
+    try:
+        if not _belongs(pid, marker, leader):
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)

@@ -1,0 +1,114 @@
+"""The `python` runner: a package with an entry point that makes the handler (Carton's contract, docs/models.md).
+
+The entry point, `entrypoint_package` and `entrypoint_fn` of the options, is called once with the other options by name
+(Carton writes some as `model.NAME`), and with `weights` if it has a parameter of that name. What it returns is called with
+a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+from mer_worker.failures import Failure
+from mer_worker.weights import Weights
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+PACKAGE = "entrypoint_package"
+FUNCTION = "entrypoint_fn"
+ARRAYS = ("numpy", "buffer")
+
+
+class PythonRunner:
+    """A handler in this process."""
+
+    ended = False
+
+    def __init__(self, handler: Callable[[dict[str, Any]], Any], arrays: str) -> None:
+        self.arrays = arrays
+        self._handler = handler
+
+    def infer(self, inputs: dict[str, Any], _meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call the handler."""
+        outputs = self._handler(inputs)
+        if type(outputs) is not dict and not isinstance(outputs, Mapping):
+            raise Failure(
+                "output", "output-invalid", f"a handler returns a dict of outputs, not {type(outputs).__name__}"
+            )
+        return outputs
+
+    def close(self) -> None:
+        """Let the handler go."""
+        del self._handler
+
+
+def load(fields: Mapping[str, Any]) -> PythonRunner:
+    """Import the package, call its entry point and return the handler.
+
+    Raises:
+        Failure: the package has no such entry point, or what it returned cannot be called.
+        BaseException: whatever the author's code raises.
+    """
+    folder, options, arrays = fields.get("folder"), fields.get("options", {}), fields.get("arrays", "numpy")
+    if not isinstance(folder, str) or not isinstance(options, dict) or arrays not in ARRAYS:
+        raise Failure("protocol", "bad-load", "a python model has a folder, options and arrays")
+    package, function = options.get(PACKAGE), options.get(FUNCTION)
+    if not isinstance(package, str) or not isinstance(function, str):
+        raise Failure("load", "no-entry-point", f"the options {PACKAGE} and {FUNCTION} name the entry point")
+    if not os.path.isdir(folder):
+        raise Failure("load", "no-package", f"there is no folder {folder}")
+    sys.path.insert(0, folder)
+    entry = _entry_point(package, function, folder)
+    given = {
+        name[6:] if name.startswith("model.") else name: value
+        for name, value in options.items()
+        if name not in (PACKAGE, FUNCTION)
+    }
+    weights = fields.get("weights")
+    if weights is not None and _takes_weights(entry):
+        given["weights"] = Weights(weights, arrays)
+    return PythonRunner(_handler(entry(**given), f"{package}:{function}"), arrays)
+
+
+def _entry_point(package: str, function: str, folder: str) -> Callable[..., Any]:
+    where = f"entry point {package}:{function}"
+    try:
+        found: Any = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        # a module that the author's own code misses is his traceback; the entry point itself missing is a wrong package
+        if error.name is None or not (package == error.name or package.startswith(error.name + ".")):
+            raise
+        raise Failure("load", "no-entry-point", f"{where}: no module {package!r} in {folder}") from None
+    for part in function.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise Failure("load", "no-entry-point", f"{where}: module {package!r} has no callable {function!r}")
+    entry: Callable[..., Any] = found
+    return entry
+
+
+def _takes_weights(entry: Callable[..., Any]) -> bool:
+    import inspect
+
+    try:
+        return "weights" in inspect.signature(entry).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
+
+
+def _handler(made: Any, where: str) -> Callable[[dict[str, Any]], Any]:
+    method = getattr(made, "infer_with_tensors", None)
+    handler = method if callable(method) else made
+    if not callable(handler):
+        raise Failure(
+            "load",
+            "no-handler",
+            f"{where} returned {type(made).__name__}: not callable, and without infer_with_tensors",
+        )
+    return handler  # type: ignore[no-any-return]

@@ -1,0 +1,383 @@
+"""Frames: the one form in which driver and worker speak, over any duplex byte stream (docs/wire.md is normative).
+
+Pure: bytes in, frames out, and the other way round; no descriptor is touched here. Both ends use this very module, and
+so does everything that tests them. Every length has a cap, checked before a byte is kept for it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+from array import array
+
+TYPE_CHECKING = False  # `typing` itself costs a worker 1 MB and 3 ms
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Union
+
+    Bytes = Union[bytes, bytearray, memoryview]
+
+PREAMBLE = b"\x89MER\r\n\x1a\n"
+"""Opens each direction. Like PNG's: no text begins with it, and a stream that converts line ends spoils it at once."""
+
+VERSION = 1
+"""The newest protocol version spoken here; it rises only where an old peer would misunderstand."""
+OLDEST_VERSION = 1
+
+HEADER = struct.Struct("<BBHIQIIQ")
+"""kind, flags, segments, template, request, head length, number, body length."""
+HEADER_BYTES = 32
+
+ALIGNMENT = 64
+"""Segments begin at multiples of this within the body, and bodies in memory: a cache line, and what SIMD loads like."""
+
+MAX_HEAD_BYTES = 1 << 20
+"""A head names tensors; one that needs more is no head, and JSON of this size already takes milliseconds."""
+MAX_BODY_BYTES = 1 << 30
+"""1 GiB of tensors in one message: a length beyond it is an error or an attack, not a request."""
+MAX_SEGMENTS = 4096
+"""Tensors of one message, the inner ones of nested tensors counted."""
+MAX_NAME_BYTES = 256
+"""UTF-8 bytes of a tensor's name."""
+MAX_RANK = 32
+"""Dimensions: numpy before 2.0 has no more."""
+MAX_META_BYTES = 16 << 10
+"""Of a request's or result's `meta` as JSON: headers and a status, no payload."""
+MAX_LOG_FRAME_BYTES = 64 << 10
+"""Text in one log frame, so that prints cannot hold up a result for long."""
+MAX_REQUEST_LOG_BYTES = 1 << 20
+"""What is kept of one request's prints; the rest is counted and dropped."""
+MAX_NOISE_BYTES = 64 << 10
+"""What may come before the preamble: a login shell's greeting, not a wrong program's output."""
+MAX_ERROR_TEXT = 64 << 10
+"""Characters of a message or a traceback in an error frame."""
+
+RECEIVE_BYTES = 64 << 10
+"""One read's worth: the capacity of a Linux pipe."""
+_MAPPED_BYTES = 128 << 10
+"""Bodies from this size on get pages of their own, which the kernel gives back at once when they die."""
+
+
+class Kind:
+    """What a frame is; numbers are never given twice."""
+
+    HELLO = 1
+    LOAD = 2
+    INFER = 3
+    BATCH = 4
+    PART = 5
+    CREDIT = 6
+    RESULT = 7
+    SEAL = 8
+    RELEASE = 9
+    CANCEL = 10
+    PING = 11
+    PONG = 12
+    LOG = 13
+    ERROR = 14
+    HAVE = 15
+    PUT = 16
+    SHUTDOWN = 17
+
+
+KIND_NAMES = {number: name.lower() for name, number in vars(Kind).items() if not name.startswith("_")}
+
+
+class Flag:
+    """Bits of a frame's flags; a receiver ignores those it does not know."""
+
+    MORE = 1
+    """Part frames of this request or blob follow."""
+    STREAM = 2
+    """The caller takes the answer in parts."""
+    SHARED = 4
+    """The segments lie in shared memory; the body is a table of (offset, length). Capability `shared-memory`."""
+    HANDLE = 8
+    """The inputs were sent before; the head names their handle. Capability `seal`."""
+
+
+class WireError(ValueError):
+    """The bytes are not what docs/wire.md allows."""
+
+
+class FrameTooLarge(WireError):
+    """A length in a frame's header is beyond its cap."""
+
+
+class VersionMismatch(WireError):
+    """The two sides have no protocol version in common."""
+
+
+class Frame:
+    """One frame as received; the body lies in aligned memory of its own, which lives as long as something looks at it."""
+
+    __slots__ = ("body", "flags", "head", "kind", "number", "request", "segments", "template")
+
+    def __init__(
+        self,
+        kind: int,
+        flags: int = 0,
+        segments: int = 0,
+        template: int = 0,
+        request: int = 0,
+        number: int = 0,
+        head: bytes = b"",
+        body: Bytes = b"",
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.segments = segments
+        self.template = template
+        self.request = request
+        self.number = number
+        """By kind: a request's deadline in milliseconds, a result's run time in microseconds, a credit's parts."""
+        self.head = head
+        self.body = body
+
+    def fields(self) -> dict[str, Any]:
+        """Return the head as an object; an empty head is an empty one.
+
+        Raises:
+            WireError: the head is no JSON object.
+        """
+        return parse_object(self.head)
+
+    def __repr__(self) -> str:
+        name = KIND_NAMES.get(self.kind, self.kind)
+        return f"<{name} request={self.request} head={bytes(self.head[:80])!r} body={len(self.body)} bytes>"
+
+
+class Limits:
+    """The caps of one direction: what its receiver takes."""
+
+    __slots__ = ("body", "head")
+
+    def __init__(self, head: int = MAX_HEAD_BYTES, body: int = MAX_BODY_BYTES) -> None:
+        self.head = head
+        self.body = body
+
+
+def pack(
+    kind: int,
+    head: bytes = b"",
+    *,
+    request: int = 0,
+    flags: int = 0,
+    segments: int = 0,
+    number: int = 0,
+    body_bytes: int = 0,
+    template: int = 0,
+) -> bytes:
+    """Return a frame's header and head; its body, `body_bytes` long, is written after it."""
+    return HEADER.pack(kind, flags, segments, template, request, len(head), number, body_bytes) + head
+
+
+def frame(
+    kind: int, fields: Mapping[str, object] | None = None, *, request: int = 0, body: bytes = b"", number: int = 0
+) -> bytes:
+    """Return a whole frame that carries no tensors."""
+    head = dump(fields) if fields else b""
+    return pack(kind, head, request=request, number=number, body_bytes=len(body)) + body
+
+
+def dump(value: object) -> bytes:
+    """Return `value` as the wire's JSON: UTF-8, no spaces, no NaN.
+
+    Raises:
+        WireError: it has no such form.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WireError(f"this has no JSON form: {error}") from error
+
+
+def parse(text: Bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        WireError: it is none, or nests too deeply.
+    """
+    try:
+        return json.loads(bytes(text))
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"no JSON: {error}") from error
+
+
+def parse_object(text: Bytes) -> dict[str, Any]:
+    """Read a JSON object; no bytes at all are an empty one.
+
+    Raises:
+        WireError: it is something else.
+    """
+    if not text:
+        return {}
+    value = parse(text)
+    if not isinstance(value, dict):
+        raise WireError(f"a head is a JSON object, not {type(value).__name__}")
+    return value
+
+
+def agree(hello: Mapping[str, Any]) -> int:
+    """Return the protocol version that both sides speak, from the peer's hello.
+
+    Raises:
+        VersionMismatch: there is none; the message names both ranges.
+        WireError: the hello does not say.
+    """
+    spoken = hello.get("protocol")
+    oldest = spoken.get("min") if isinstance(spoken, dict) else None
+    newest = spoken.get("max") if isinstance(spoken, dict) else None
+    if type(oldest) is not int or type(newest) is not int:
+        raise WireError("a hello says which protocol versions it speaks")
+    if newest < OLDEST_VERSION or oldest > VERSION:
+        raise VersionMismatch(
+            f"the other side speaks protocol versions {oldest} to {newest}, this one {OLDEST_VERSION} to {VERSION}"
+        )
+    return min(newest, VERSION)
+
+
+def aligned(size: int) -> memoryview:
+    """Return `size` writable bytes that begin at a multiple of ALIGNMENT."""
+    if size >= _MAPPED_BYTES:
+        # private: a shared anonymous mapping would be a file in shmem, slower to fault in
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    block = _ZERO * (size + ALIGNMENT - 1)
+    skip = -block.buffer_info()[0] % ALIGNMENT
+    return memoryview(block)[skip : skip + size]
+
+
+_ZERO = array("B", b"\0")
+
+
+class Decoder:
+    """Frames out of bytes, however they were cut on the way.
+
+    The caller reads into `buffer()` and says how many bytes came: a large body is received where it stays.
+    """
+
+    __slots__ = ("_body", "_buffer", "_end", "_filled", "_limits", "_noise", "_pending", "_seen", "_start", "_view")
+
+    def __init__(self, limits: Limits | None = None, *, preamble: bool = True) -> None:
+        self._limits = limits or Limits()
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._pending: Frame | None = None
+        self._body = memoryview(b"")
+        self._filled = 0
+        self._seen = not preamble
+        self._noise = b""
+
+    def buffer(self) -> memoryview:
+        """Return where the next bytes go; never empty."""
+        if self._pending is not None:
+            return self._body[self._filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+            return self._view
+        return self._view[self._end :]
+
+    def received(self, count: int) -> Sequence[Frame]:
+        """Return the frames that `count` more bytes in `buffer()` have completed, in order.
+
+        Raises:
+            FrameTooLarge: a length is beyond its cap.
+            WireError: the bytes are no frames. After any error the stream is of no more use.
+        """
+        if self._pending is not None:
+            self._filled += count
+            if self._filled < len(self._body):
+                return ()
+            whole, self._pending, self._body = self._pending, None, memoryview(b"")
+            return (whole,)
+        self._end += count
+        if not self._seen and not self._find_preamble():
+            return ()
+        frames: list[Frame] = []
+        while self._next(frames):
+            pass
+        return frames
+
+    def noise(self) -> bytes:
+        """Return, once, what came before the preamble."""
+        noise, self._noise = self._noise, b""
+        return noise
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether the stream may end here: no frame is half received."""
+        return self._pending is None and self._start == self._end
+
+    def _next(self, frames: list[Frame]) -> bool:
+        """Take one frame from the buffer; False when more bytes are needed."""
+        start, have = self._start, self._end - self._start
+        if have < HEADER_BYTES:
+            self._make_room(HEADER_BYTES)
+            return False
+        kind, flags, segments, template, request, head_bytes, number, body_bytes = HEADER.unpack_from(
+            self._buffer, start
+        )
+        if head_bytes > self._limits.head:
+            raise FrameTooLarge(f"a head of {head_bytes} bytes: the cap is {self._limits.head}")
+        if body_bytes > self._limits.body:
+            raise FrameTooLarge(f"a body of {body_bytes} bytes: the cap is {self._limits.body}")
+        if segments > MAX_SEGMENTS:
+            raise FrameTooLarge(f"{segments} segments: the cap is {MAX_SEGMENTS}")
+        if not kind:
+            raise WireError("a frame of kind 0")
+        body_start = start + HEADER_BYTES + head_bytes
+        if body_start > self._end:
+            self._make_room(HEADER_BYTES + head_bytes)
+            return False
+        head = bytes(self._view[start + HEADER_BYTES : body_start])
+        whole = Frame(kind, flags, segments, template, request, number, head)
+        end = body_start + body_bytes
+        if not body_bytes:
+            self._start = body_start
+        elif end <= self._end:
+            body = aligned(body_bytes)
+            body[:] = self._view[body_start:end]
+            whole.body = body
+            self._start = end
+        else:
+            whole.body = self._body = aligned(body_bytes)
+            self._filled = self._end - body_start
+            self._body[: self._filled] = self._view[body_start : self._end]
+            self._pending = whole
+            self._start = self._end = 0
+            return False
+        frames.append(whole)
+        return self._start < self._end
+
+    def _find_preamble(self) -> bool:
+        """Skip what a login shell printed."""
+        got = bytes(self._view[self._start : self._end])
+        found = got.find(PREAMBLE)
+        if found >= 0 and len(self._noise) + found <= MAX_NOISE_BYTES:
+            self._noise += got[:found]
+            self._start += found + len(PREAMBLE)
+            self._seen = True
+            return self._start < self._end
+        keep = len(PREAMBLE) - 1  # the preamble may be cut anywhere
+        gone = max(0, len(got) - keep)
+        self._noise += got[:gone]
+        self._start += gone
+        if found >= 0 or len(self._noise) > MAX_NOISE_BYTES:
+            raise WireError(f"no preamble within {MAX_NOISE_BYTES} bytes: it begins {self._noise[:60]!r}")
+        self._make_room(RECEIVE_BYTES)
+        return False
+
+    def _make_room(self, wanted: int) -> None:
+        """See that `wanted` bytes from the start fit; a head may be larger than the usual buffer."""
+        size = max(wanted, RECEIVE_BYTES)
+        if len(self._buffer) != size and self._end - self._start <= size:
+            grown = bytearray(size)
+            grown[: self._end - self._start] = self._view[self._start : self._end]
+            self._buffer, self._view = grown, memoryview(grown)
+        elif self._start:
+            self._view[: self._end - self._start] = bytes(self._view[self._start : self._end])
+        else:
+            return
+        self._start, self._end = 0, self._end - self._start
