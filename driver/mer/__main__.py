@@ -34,12 +34,12 @@ async def open_mer(settings: Settings, via: Via) -> AsyncIterator[Mer]:
 @contextlib.asynccontextmanager
 async def compose(settings: Settings, *, actor: Actor, store: Store | None = None) -> AsyncIterator[Mer]:
     """Put a Mer together; with `store`, over that one, which the caller has opened and closes."""
-    from mer.dal.open import open_store
-
     if store is not None:
         async with _assemble(settings, actor, store) as m:
             yield m
         return
+    from mer.dal.open import open_store
+
     opened = await open_store(settings)
     try:
         async with _assemble(settings, actor, opened) as m:
@@ -58,6 +58,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.audit.recorder import Recorder
     from mer.content.store import ContentStore
     from mer.core.records import ServerKind
+    from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
     from mer.execution.finishes import Finishes
     from mer.execution.journal import Journal
@@ -92,6 +93,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     async with contextlib.AsyncExitStack() as closing:
         closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
+        await finishes.take_up()
         pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
         closing.push_async_callback(pool.close)
         yield Mer(
@@ -123,6 +125,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
                 hosts=hosts,
                 monotonic=monotonic,
             ),
+            drivers=Drivers(store),
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mer.audit.log import AuditLog
-from mer.content.checking import Collected, ContentFault
+from mer.content.checking import Collected, ContentReport
 from mer.content.store import ContentStore
 from mer.core.actor import Actor
 from mer.core.errors import ConfigurationError, UsageError
@@ -16,10 +16,11 @@ from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import DEFAULT_ALIAS, parse_reference
 from mer.core.specs import VersionSpec
 from mer.dal.base import Store
+from mer.execution.drivers import Drivers
 from mer.execution.executor import Executor
 from mer.execution.ping import Ping, Step
 from mer.execution.results import Result
-from mer.meal.session import OnLog
+from mer.meal.calls import LogCallback
 from mer.registry.changes import Changes
 from mer.registry.models import ModelRegistry, Parts, Registered, require_in_use
 from mer.registry.placements import PlacementRegistry
@@ -48,6 +49,7 @@ class Mer:
         log: AuditLog,
         executor: Executor,
         ping: Ping,
+        drivers: Drivers,
     ) -> None:
         self.actor = actor
         self.servers = servers
@@ -55,6 +57,7 @@ class Mer:
         self.weights = weights
         self.placements = placements
         self.log = log
+        self.drivers = drivers
         self.content = content
         self._store = store
         self._changes = changes
@@ -74,7 +77,7 @@ class Mer:
         on: str | None = None,
         timeout: float | None = None,
         actor: Actor | None = None,
-        on_log: OnLog | None = None,
+        on_log: LogCallback | None = None,
     ) -> Result:
         """Run one invocation of `name`, `name:3` or `name@alias`, with its records in the access log.
 
@@ -139,16 +142,22 @@ class Mer:
         labels: Mapping[str, str] | None = None,
         actor: Actor | None = None,
     ) -> WeightsRegistered:
-        """Register a version of weights from a safetensors file.
+        """Register a version of weights from a `.safetensors`, `.npz` or `.npy` file, or a folder of them.
 
         Raises:
-            ContentError, Retired, ChangesNotAllowed, UsageError: the file is none.
+            WeightsInvalid, ContentError, Retired, ChangesNotAllowed
         """
         actor = actor or self.actor
         await self._changes.require_allowed(actor, "weights.register")
         added = await asyncio.to_thread(self.content.add_weights, file)
         return await self.weights.register(
-            actor, name, digest=added.id, tensors=added.tensors, size=added.size, description=description, labels=labels
+            actor,
+            name,
+            digest=added.id,
+            tensors=len(added.tensors),
+            size=added.size,
+            description=description,
+            labels=labels,
         )
 
     async def use_weights(self, reference: str, weights: str, *, actor: Actor | None = None) -> Registered:
@@ -186,8 +195,8 @@ class Mer:
         """
         return await self._ping.model(reference, on=on)
 
-    async def verify_content(self) -> list[ContentFault]:
-        """Read everything in the content store again, and return what is missing or wrong."""
+    async def verify_content(self) -> ContentReport:
+        """Read everything in the content store again, and tell what is missing or wrong."""
         return await asyncio.to_thread(self.content.verify)
 
     async def collect_garbage(self, *, actor: Actor | None = None) -> Collected:

@@ -32,8 +32,9 @@ from mer.execution.inputs import encode_inputs
 from mer.execution.leases import LeaseKeeper
 from mer.execution.results import Result
 from mer.execution.workplaces import Workplace, Workplaces
+from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
-from mer.meal.session import OnLog, Reply
+from mer.meal.session import Reply
 from mer.registry.resolve import Candidate, Resolved, Resolver
 from mer_worker.tensors import Encoded
 
@@ -102,7 +103,7 @@ class Executor:
         actor: Actor,
         on: str | None = None,
         timeout: float | None = None,
-        on_log: OnLog | None = None,
+        on_log: LogCallback | None = None,
     ) -> Result:
         """Run one invocation (see `Mer.run`)."""
         began = self._monotonic()
@@ -188,15 +189,17 @@ class Executor:
         return lease
 
     async def _perform(
-        self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: OnLog | None
+        self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
     ) -> Reply:
         async with contextlib.AsyncExitStack() as stack:
+            took: dict[str, int] = {}
             worker = self._pool.worker(
-                prepared.workplace.host, prepared.workplace.plan, owner=self._owner, on_log=on_log, timings=timings
+                prepared.workplace.host, prepared.workplace.plan, owner=self._owner, on_log=on_log, timings=took
             )
             try:
                 async with asyncio.timeout_at(deadline) as patience:
                     session = await stack.enter_async_context(worker)
+                timings.queue_us, timings.start_us = took.get("queue_us", 0), took.get("start_us", 0)
             except TimeoutError as error:
                 if not patience.expired():
                     raise

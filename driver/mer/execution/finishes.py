@@ -45,6 +45,8 @@ class Finishes:
 
         What cannot be appended stays, for the next start.
         """
+        if not self._journal.holds_any:
+            return 0
         chain = (await self._recorder.bodies()).chain
         waiting = await asyncio.to_thread(list, self._journal.waiting(chain=chain))
         for path, body in waiting:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mer_worker.tensors import Buffer, Encoded, TensorError, encode
-
 from mer.core.errors import InputInvalid
 from mer.core.specs import TensorSpec, VersionSpec, check_fit
 from mer_worker.dtypes import BYTES, JSON, NUMERIC
+from mer_worker.tensors import Buffer, Encoded, TensorError, encode
 
 
 def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:
@@ -27,7 +26,7 @@ def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:
         encoded = encode({name: _as_specified(specs.get(name), value) for name, value in given.items()})
     except TensorError as error:
         raise InputInvalid(str(error)) from error
-    check_fit(spec.inputs, {d["name"]: (d["dtype"], tuple(d.get("shape", ()))) for d in encoded.descriptors})
+    check_fit(spec.inputs, {d.name: (d.dtype, d.shape) for d in encoded.descriptors})
     return encoded
 
 

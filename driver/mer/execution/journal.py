@@ -6,7 +6,6 @@ log. (invocation, kind) is unique there, so two who do this at once, or one who 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,14 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether something may wait: a look that costs a start nothing where the journal was never needed."""
+        try:
+            return any(self._folder.iterdir())
+        except FileNotFoundError:
+            return False
+
     def keep(self, invocation: InvocationId, body: str, *, chain: str) -> Path:
         """Write a body so that it survives a crash of the machine, and return where.
 
@@ -33,7 +40,7 @@ class Journal:
         folder = own_folder(own_folder(self._folder) / chain)
         path = folder / f"{invocation}.json"
         temporary = folder / f".{invocation}.{os.getpid()}"
-        with temporary.open("x", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
@@ -48,10 +55,12 @@ class Journal:
     def waiting(self, *, chain: str) -> Iterator[tuple[Path, str]]:
         """Give what waits for that chain, oldest invocation first: a record belongs to the log that it was made for."""
         try:
-            names = sorted(name for name in os.listdir(self._folder / chain) if name.endswith(".json"))
+            paths = sorted(path for path in (self._folder / chain).iterdir() if path.suffix == ".json")
         except FileNotFoundError:
             return
-        for name in names[:MAX_AT_ONCE]:
-            path = self._folder / chain / name
-            with contextlib.suppress(FileNotFoundError):  # another start has taken it up
-                yield path, path.read_text(encoding="utf-8")
+        for path in paths[:MAX_AT_ONCE]:
+            try:
+                body = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                continue  # another start has taken it up
+            yield path, body

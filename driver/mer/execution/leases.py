@@ -19,6 +19,7 @@ from mer.core.errors import MerError, WorkerLost
 from mer.core.identifiers import uuid7
 from mer.core.records import Lease, LeaseId, OpenInvocation, Outcome
 from mer.dal.base import Store
+from mer.execution.drivers import identity_of
 from mer.execution.process import ProcessIdentity, is_dead, this_process
 
 RENEW_SECONDS = 15.0
@@ -146,14 +147,7 @@ class LeaseKeeper:
 
 
 def _is_dead(lease: Lease, *, here: ProcessIdentity, now: dt.datetime) -> bool:
-    other = ProcessIdentity(
-        host=lease.host,
-        boot_id=lease.boot_id,
-        pid_namespace=lease.pid_namespace,
-        pid=lease.pid,
-        process_started=lease.process_started,
-    )
-    seen = is_dead(other, here=here)
+    seen = is_dead(identity_of(lease), here=here)
     if seen is not None:
         return seen
     return (now - lease.last_seen).total_seconds() > DEAD_AFTER_SECONDS

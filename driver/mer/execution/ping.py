@@ -55,7 +55,8 @@ class Ping:
             host = self._hosts.get(server.kind)
             if host is None:
                 raise ConfigurationError(f"this version of MER reaches the server {LOCAL} only")
-            found.append((await host.probe()).summary)
+            probe = await host.probe()
+            found.append(f"{probe.address}: {probe.python}, Python {probe.version}")
         return steps
 
     async def model(self, reference: str, *, on: str | None = None) -> list[Step]:
@@ -71,7 +72,7 @@ class Ping:
                 continue
             async with self._step("worker", steps) as found, contextlib.AsyncExitStack() as stack:
                 session = await stack.enter_async_context(
-                    self._pool.worker(workplace.host, workplace.plan, owner="ping", on_log=None, timings=None)
+                    self._pool.worker(workplace.host, workplace.plan, owner="ping")
                 )
                 answered = await session.ping()
                 found.append(f"loaded; answers a ping in {answered * 1e6:.0f} µs")
