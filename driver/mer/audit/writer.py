@@ -10,7 +10,7 @@ from collections import deque
 from types import TracebackType
 
 from mer.core.chain import Head
-from mer.core.errors import DatabaseUnreachable
+from mer.core.errors import DatabaseUnreachable, Unreachable
 from mer.dal.base import AccessLog
 
 MAX_GROUP = 256
@@ -67,19 +67,20 @@ class GroupWriter:
         try:
             heads = await self._log.append([body for body, _ in group])
         except Exception as error:  # noqa: BLE001 - whatever it was, each caller that waits for this group must learn it
-            if len(group) > 1:
-                # one body may be at fault: alone, each gets its own answer, and (invocation, kind) makes a repeat harmless
-                for single in group:
-                    await self._write_group([single])
+            if len(group) == 1 or isinstance(error, Unreachable):
+                for _, future in group:
+                    _fail(future, error)
                 return
-            _settle(group[0][1], error)
+            # one body may be at fault: alone, each gets its own answer, and (invocation, kind) makes a repeat harmless
+            for single in group:
+                await self._write_group([single])
             return
         for (_, future), head in zip(group, heads, strict=True):
             if not future.done():
                 future.set_result(head)
 
 
-def _settle(future: asyncio.Future[Head], error: Exception) -> None:
+def _fail(future: asyncio.Future[Head], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # its caller may have given up: then nobody else is to be told
