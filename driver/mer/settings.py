@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home: Path | None = None
     state_folder: Path
     socket_folder: Path | None = None
+    start_database: bool = True
     database_seconds: float = 10.0
     lock_seconds: float = 10.0
     run_seconds: float | None = None
@@ -171,6 +172,12 @@ SETTINGS: tuple[Setting, ...] = (
             "that a socket below it would have more than the 107 bytes that the system allows."
         ),
         default_words="under the state folder",
+    ),
+    Setting(
+        name="start_database",
+        variable="MER_START_DATABASE",
+        kind=Kind.SWITCH,
+        explanation="Whether to start and migrate the embedded database where it is not running. false: it must be there.",
     ),
     Setting(
         name="database_seconds",
