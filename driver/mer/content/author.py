@@ -81,6 +81,24 @@ def author_files(folder: Path) -> dict[str, AuthorFile]:
     return walk.files
 
 
+def skipped_file(folder: Path, path: str) -> AuthorFile | None:
+    """Return a file that SKIPPED left out, for a MANIFEST that lists it all the same; None where there is none.
+
+    Raises:
+        PackageInvalid: it is no file, or a link that leads elsewhere.
+    """
+    walk = _Walk(folder.resolve())
+    place = folder / path
+    if not place.exists():
+        return None
+    target = walk.target(path, place)  # a folder on the way may be a link too
+    if target:
+        walk.take(path, target)
+    if walk.faults:
+        raise PackageInvalid(f"{folder}: {walk.faults[0]}")
+    return walk.files[path]
+
+
 class _Walk:
     def __init__(self, root: Path) -> None:
         self.files: dict[str, AuthorFile] = {}
@@ -89,6 +107,7 @@ class _Walk:
         self._size = 0
 
     def visit(self, folder: Path, prefix: str) -> None:
+        """Note every file below `folder`."""
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name in SKIPPED:
@@ -100,14 +119,15 @@ class _Walk:
                 elif entry.is_dir(follow_symlinks=False):
                     self.visit(Path(entry.path), f"{path}/")  # as deep as a path's length allows
                 else:
-                    self._take(path, Path(entry.path))
+                    self.take(path, Path(entry.path))
                 if len(self.faults) >= MOST_FAULTS:
                     return
 
-    def _take(self, path: str, place: Path) -> None:
+    def take(self, path: str, place: Path) -> None:
+        """Note the file at `place`, or why it cannot be one of the package."""
         found = place.lstat()
         if stat.S_ISLNK(found.st_mode):
-            target = self._target(path, place)
+            target = self.target(path, place)
             if target is None:
                 return
             place, found = target, target.lstat()
@@ -121,7 +141,8 @@ class _Walk:
                 f"{self._root} has more than {MAX_FILES} files or {MAX_PACKAGE_BYTES >> 40} TiB: is this the folder?"
             )
 
-    def _target(self, path: str, place: Path) -> Path | None:
+    def target(self, path: str, place: Path) -> Path | None:
+        """Return where a link leads, if that is in the folder."""
         try:
             target = place.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a loop, until Python 3.13

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mer.content.author import AuthorFile, author_files
+from mer.content.author import AuthorFile, author_files, skipped_file
 from mer.content.shelf import Shelf
 from mer.core import carton
 from mer.core.errors import ContentMissing, DigestMismatch, PackageInvalid, UsageError
@@ -93,6 +93,10 @@ def _take_carton(folder: Path, found: dict[str, AuthorFile], blobs: Shelf, manif
     if stated is None:
         return _store(found, written, spec, blobs, manifests)
     promised = parse_manifest(_text(stated, MAX_MANIFEST))
+    for path in promised.keys() - found.keys():
+        left_out = skipped_file(folder, path)
+        if left_out:
+            found[path] = left_out
     absent = sorted(promised.keys() - found.keys())
     if absent:
         where = "stand only behind its LINKS: fetch them first" if linked else "are not there"
