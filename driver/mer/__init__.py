@@ -1,9 +1,11 @@
 """MER, a model executor runtime: run registered models on any machine you can reach, every access on record.
 
-    import mer
+With the database and its records, as the console does it:
 
     async with mer.open() as m:
         result = await m.run("digits", {"image": image})
+
+A handler alone, for tests and notebooks:
 
     async with await mer.load_unpacked("my_model", entry="handler:load") as model:
         outputs = await model.infer({"x": x})

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mer.meal.library import LoadedModel as LoadedModel
-from mer.meal.library import load_unpacked as load_unpacked
+from mer.meal.library import load_unpacked
 
 if TYPE_CHECKING:
     from mer.api import Mer
     from mer.core.actor import Actor
+
+__all__ = ["load_unpacked", "open"]
 
 
 @contextlib.asynccontextmanager
@@ -39,7 +40,12 @@ async def open(  # noqa: A001 - `mer.open()` is what every user would look for
     from mer.settings import load
     from mer.surroundings import current_actor
 
-    given = {"database_url": database_url, "state_folder": state_folder, "allow_changes": allow_changes, **(settings or {})}
+    given = {
+        "database_url": database_url,
+        "state_folder": state_folder,
+        "allow_changes": allow_changes,
+        **(settings or {}),
+    }
     flags = {name: value for name, value in given.items() if value is not None}
     loaded = load(environ=os.environ, flags=flags, env_file=Path(env_file) if env_file else None)
     async with compose(loaded, actor=actor or current_actor(Via.LIBRARY, environ=os.environ)) as m:
