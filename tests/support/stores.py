@@ -13,8 +13,10 @@ import pytest
 
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
+from mer.dal.postgres.store import PostgresStore
 from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.migrations import open_migrations
+from tests.support.postgres import PostgresServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +68,16 @@ async def surrealkv(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def mem(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     yield Database(connect=lambda: SurrealStore("mem://"), shared=False, lasting=False)
+
+
+@store("postgres")
+@asynccontextmanager
+async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with server.copy() as embedded:
+        login = embedded.driver()
+        yield Database(
+            connect=lambda: PostgresStore(login),
+            shared=True,
+            environment={"STORE": "postgres", "FOLDER": str(server.folder), "DATABASE": login.parameters["dbname"]},
+        )

@@ -1,0 +1,144 @@
+"""The access log in PostgreSQL: the chain is made by a function in the database (docs/decisions/02-append-function.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from mer.core.chain import COLUMNS, EMPTY, Head
+from mer.core.errors import MerError, RecordNotFound, UsageError
+from mer.core.records import (
+    PAGE,
+    AccessFilter,
+    AccessRecord,
+    Digest,
+    InvocationId,
+    LeaseId,
+    OpenInvocation,
+    Page,
+)
+from mer.dal.paging import bounded, number_after, page_of
+from mer.dal.postgres.queries import queries
+from mer.dal.postgres.session import Session
+from mer.dal.times import record_text
+
+SCANNED_AT_ONCE = 2000
+"""Records that `scan` reads at once: smaller is slower, larger is not faster and holds more."""
+
+MAX_SEQ = 2**63 - 1
+
+Append = Callable[[Sequence[str]], Awaitable[tuple[Head, ...]]]
+"""Appends a group, all or nothing."""
+
+
+class PostgresAccessLog:
+    """The chain of access records; `alone` says that a group is a transaction of its own, and can be tried in parts."""
+
+    def __init__(self, session: Session, *, append: Append, alone: bool) -> None:
+        self._session = session
+        self._append = append
+        self._alone = alone
+        self._queries = queries("access_log")
+
+    async def chain(self) -> str:
+        rows = await self._session.ask(self._queries["chain"], repeatable=True)
+        return str(rows[0]["id"])
+
+    async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
+        if not bodies:
+            return ()
+        try:
+            return await self._append(bodies)
+        except UsageError as error:
+            if len(bodies) == 1 or not self._alone:
+                raise _refused(error) from error
+        return await self._append_one_by_one(bodies)
+
+    async def head(self) -> Head:
+        rows = await self._session.ask(self._queries["head"], repeatable=True)
+        return Head(seq=rows[0]["seq"], digest=rows[0]["digest"]) if rows else EMPTY
+
+    async def get(self, seq: int) -> AccessRecord:
+        rows = await self._session.ask(self._queries["get"], {"seq": seq}, repeatable=True)
+        if not rows:
+            raise RecordNotFound(f"the access log has no record {seq}")
+        return _record(rows[0])
+
+    async def of_invocation(self, invocation: InvocationId) -> tuple[AccessRecord, ...]:
+        rows = await self._session.ask(self._queries["of_invocation"], {"invocation": invocation}, repeatable=True)
+        return tuple(_record(row) for row in rows)
+
+    async def page(self, where: AccessFilter, *, after: str | None = None, limit: int = PAGE) -> Page[AccessRecord]:
+        last, most = number_after(after), bounded(limit) + 1
+        if where == AccessFilter():
+            place = {"after": MAX_SEQ if last is None else last, "limit": most}
+            rows = await self._session.ask(self._queries["newest_page"], place, repeatable=True)
+        else:
+            # planned for its own filter each time: a plan for all of them would use no index
+            parameters = {**msgspec.structs.asdict(where), "after": last, "limit": most}
+            rows = await self._session.ask(self._queries["filtered_page"], parameters, repeatable=True, prepare=False)
+        return page_of([_record(row) for row in rows], limit=limit, key=lambda record: str(record.seq))
+
+    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
+        # pages by key, not a cursor: no snapshot is held open however long a verification takes
+        last = MAX_SEQ if until is None else until
+        while after < last:
+            parameters = {"after": after, "until": last, "limit": SCANNED_AT_ONCE}
+            rows = await self._session.ask(self._queries["scan"], parameters, repeatable=True)
+            if not rows:
+                return
+            yield [_record(row) for row in rows]
+            after = rows[-1]["seq"]
+
+    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
+        rows = await self._session.ask(self._queries["unfinished"], {"lease": lease}, repeatable=True)
+        return tuple(msgspec.convert(row, OpenInvocation) for row in rows)
+
+    async def unfinished_by_server(self, model: str) -> dict[str, int]:
+        rows = await self._session.ask(self._queries["unfinished_by_server"], {"model": model}, repeatable=True)
+        return {row["server"]: row["number"] for row in rows}
+
+    async def _append_one_by_one(self, bodies: Sequence[str]) -> tuple[Head, ...]:
+        places: list[Head] = []
+        refused: MerError | None = None
+        for body in bodies:
+            try:
+                places += await self._append([body])
+            except UsageError as error:
+                refused = refused or _refused(error)
+        if refused:
+            raise refused
+        return tuple(places)
+
+
+def repeatable(bodies: Sequence[str]) -> bool:
+    """Tell whether appending these again, after an answer that was lost, appends nothing twice.
+
+    The database refuses a second record of an invocation's kind; a change has no invocation, and would stand twice.
+    """
+    return all('"invocation":' in body and _invocation(body) is not None for body in bodies)
+
+
+def _invocation(body: str) -> object:
+    try:
+        return json.loads(body).get("invocation")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _refused(error: MerError) -> MerError:
+    # bodies are made by mer.audit and cleaned there: one that a database refuses is a bug, not somebody's usage
+    return MerError(f"a record was refused: {error.message}")
+
+
+def _record(row: dict[str, Any]) -> AccessRecord:
+    return AccessRecord(
+        seq=row["seq"],
+        previous=Digest(row["previous"]),
+        digest=Digest(row["digest"]),
+        body=row["body"],
+        columns={name: record_text(row[name]) if name == "at" else row[name] for name in COLUMNS},
+    )

@@ -1,0 +1,265 @@
+"""A store's connections: one that is always there and appends, and a small pool for what has to go beside it.
+
+A one-shot command gets by with the first. A connection that broke is replaced at the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from mer.core.errors import Busy, DatabaseUnreachable, MerError
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import CONNECT_SECONDS, conninfo
+from mer.dal.postgres.errors import ConnectionLost, Meanings, StillStarting, translate_connecting
+from mer.dal.postgres.session import GRACE_SECONDS, Connection, run, within
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+MAX_POOLED = 4
+"""Connections beside the first: transactions, scans, and what is read while an append is under way."""
+
+STARTING_SECONDS = 60.0
+"""How long to go on asking a server that says it is starting: a recovery of 1.8 GB took 11 s."""
+
+LOCK_SHARE = 0.8
+"""Of the statement's deadline: waiting for a lock ends first, and says that it was a lock."""
+
+PAUSE_SECONDS = 0.05
+
+Start = Callable[[], object]
+
+# the pool tells of every failed attempt; those that matter arrive as errors where somebody waits for a connection
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+
+
+class Connections:
+    """The connections of one store; `start` starts an embedded server that does not run (it blocks)."""
+
+    def __init__(self, settings: ConnectionSettings, *, start: Start | None = None) -> None:
+        self.settings = settings
+        self._start = start
+        self._first: Connection | None = None
+        self._turn = asyncio.Lock()
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._pool_making = asyncio.Lock()
+        self._suspect = False
+
+    @property
+    def in_transaction(self) -> bool:
+        return False
+
+    async def ask(
+        self,
+        query: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        meanings: Meanings | None = None,
+        repeatable: bool = False,
+        prepare: bool | None = None,
+    ) -> list[DictRow]:
+        """Run a statement of its own on whatever connection is free."""
+
+        async def once() -> list[DictRow]:
+            async with self._any() as connection:
+                return await self._run(connection, query, parameters, meanings=meanings, prepare=prepare)
+
+        try:
+            return await once()
+        except ConnectionLost:
+            if not repeatable:
+                raise
+            return await once()
+
+    async def ask_in_turn(self, query: str, parameters: Mapping[str, object], *, repeatable: bool) -> list[DictRow]:
+        """Run a statement on the first connection, after those that wait for it: appends keep their order."""
+
+        async def once() -> list[DictRow]:
+            async with self._turn:
+                return await self._run(await self._connected(), query, parameters)
+
+        try:
+            return await once()
+        except ConnectionLost:
+            if not repeatable:
+                raise
+            return await once()
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[Connection]:
+        """Give a connection beside the first, for a transaction or a scan."""
+        if self._suspect or self._first is None:
+            async with self._turn:
+                await self._connected()  # says at once what a pool would only run into its timeout over
+        pool = await self._opened_pool()
+        if self._suspect:
+            await pool.check()
+            self._suspect = False
+        import psycopg_pool
+
+        try:
+            connection = await pool.getconn()
+        except psycopg_pool.PoolTimeout as error:
+            raise Busy(f"all {MAX_POOLED} connections to {self.settings.shown} are in use") from error
+        try:
+            yield connection
+        except (ConnectionLost, DatabaseUnreachable):
+            self._suspect = True
+            raise
+        finally:
+            await pool.putconn(connection)
+
+    async def open(self) -> None:
+        """Connect. Raises: DatabaseUnreachable, AuthenticationFailed."""
+        async with self._turn:
+            await self._connected()
+
+    async def close(self) -> None:
+        """Close every connection; closing twice is no fault."""
+        pool, self._pool = self._pool, None
+        first, self._first = self._first, None
+        if pool:
+            await pool.close()
+        if first:
+            await first.close()
+
+    @asynccontextmanager
+    async def _any(self) -> AsyncIterator[Connection]:
+        if self._turn.locked():
+            async with self.pooled() as connection:
+                yield connection
+        else:
+            async with self._turn:
+                yield await self._connected()
+
+    async def _run(
+        self,
+        connection: Connection,
+        query: str,
+        parameters: Mapping[str, object] | None,
+        *,
+        meanings: Meanings | None = None,
+        prepare: bool | None = None,
+    ) -> list[DictRow]:
+        return await run(
+            connection,
+            query,
+            parameters,
+            seconds=self.settings.statement_seconds,
+            shown=self.settings.shown,
+            meanings=meanings,
+            prepare=prepare,
+        )
+
+    async def _connected(self) -> Connection:
+        """Return the first connection, made anew where there is none or it broke. The caller has the turn."""
+        if self._first is not None and not self._first.closed:
+            return self._first
+        self._suspect = self._first is not None  # what broke this one broke the pooled ones too
+        self._first = None
+        try:
+            self._first = await self._connect()
+        except DatabaseUnreachable:
+            if self._start is None:
+                raise
+            await asyncio.to_thread(self._start)
+            self._first = await self._connect()
+        return self._first
+
+    async def _connect(self) -> Connection:
+        until = asyncio.get_running_loop().time() + STARTING_SECONDS
+        while True:
+            try:
+                return await self._connect_once()
+            except StillStarting:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _connect_once(self) -> Connection:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS + GRACE_SECONDS):
+                connection = await psycopg.AsyncConnection.connect(
+                    self._conninfo(), autocommit=True, row_factory=dict_row
+                )
+        except psycopg.OperationalError as error:
+            raise translate_connecting(error, self.settings.shown) from error
+        except TimeoutError as error:
+            raise DatabaseUnreachable(f"{self.settings.shown} took no connection within {CONNECT_SECONDS} s") from error
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+        return connection
+
+    def _conninfo(self) -> str:
+        milliseconds = max(1, round(self.settings.statement_seconds * 1000))
+        return conninfo(
+            self.settings,
+            statement_timeout=str(milliseconds),
+            lock_timeout=str(max(1, round(milliseconds * LOCK_SHARE))),
+            idle_in_transaction_session_timeout=str(milliseconds),  # who stops holding a lock would stop everybody
+            default_transaction_isolation=r"read\ committed",  # the append function takes no other
+            timezone="UTC",
+        )
+
+    async def _opened_pool(self) -> AsyncConnectionPool[Connection]:
+        from psycopg_pool import AsyncConnectionPool  # a one-shot that only reads never pays for it
+
+        async with self._pool_making:
+            if self._pool is None:
+                pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+                    self._conninfo(),
+                    kwargs={"autocommit": True, "row_factory": dict_row},
+                    configure=_read_committed,
+                    min_size=0,
+                    max_size=MAX_POOLED,
+                    timeout=self.settings.statement_seconds,
+                    num_workers=1,
+                    open=False,
+                )
+                await pool.open()
+                self._pool = pool
+            return self._pool
+
+
+class TransactionSession:
+    """The statements of one transaction, all on its connection."""
+
+    def __init__(self, connection: Connection, settings: ConnectionSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+
+    @property
+    def in_transaction(self) -> bool:
+        return True
+
+    async def ask(
+        self,
+        query: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        meanings: Meanings | None = None,
+        repeatable: bool = False,  # noqa: ARG002 - what came before in the transaction is lost with its connection
+        prepare: bool | None = None,
+    ) -> list[DictRow]:
+        return await run(
+            self._connection,
+            query,
+            parameters,
+            seconds=self._settings.statement_seconds,
+            shown=self._settings.shown,
+            meanings=meanings,
+            prepare=prepare,
+        )
+
+
+async def _read_committed(connection: Connection) -> None:
+    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+
+
+__all__ = ["Connections", "MerError", "TransactionSession", "within"]

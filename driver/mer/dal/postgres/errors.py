@@ -1,0 +1,91 @@
+"""psycopg's errors as mer's own: translated here once, by SQLSTATE, never by the text of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors
+
+from mer.core.errors import (
+    AuthenticationFailed,
+    ConcurrentChange,
+    DatabaseUnreachable,
+    MerError,
+    NotAllowed,
+    NotMigrated,
+    UsageError,
+)
+
+UPGRADE = "Run: mer-migrate upgrade"
+
+Meanings = Mapping[str, MerError]
+"""What a violated constraint means to a caller, by the constraint's name."""
+
+
+class ConnectionLost(DatabaseUnreachable):
+    """The connection to the database broke. Nobody knows whether what was under way has happened."""
+
+
+class StillStarting(DatabaseUnreachable):
+    """The database is starting up."""
+
+
+@contextmanager
+def translated(shown: str, meanings: Meanings | None = None) -> Iterator[None]:
+    """Raise mer's errors for psycopg's in this block; `shown` is the database for people."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, shown, meanings or {}) from error
+
+
+def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
+    """Return what an error of psycopg's means."""
+    told = (
+        (error.diag.message_primary or str(error)).strip().splitlines()[0] if str(error).strip() else "no reason given"
+    )
+    if (meant := meanings.get(error.diag.constraint_name or "")) is not None:
+        return meant
+    match error:
+        case errors.InvalidPassword() | errors.InvalidAuthorizationSpecification():
+            return AuthenticationFailed(f"{shown} did not accept the login: {told}")
+        case errors.CannotConnectNow():
+            return StillStarting(f"{shown} is starting or stopping: {told}")
+        case (
+            errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedFunction() | errors.UndefinedColumn()
+        ):
+            return NotMigrated(f"{shown} is not migrated: {told}", hint=UPGRADE)
+        case errors.InsufficientPrivilege() | errors.RestrictViolation() | errors.ReadOnlySqlTransaction():
+            return NotAllowed(f"{shown} does not allow that: {told}")
+        case (
+            errors.SerializationFailure()
+            | errors.DeadlockDetected()
+            | errors.LockNotAvailable()
+            | errors.UniqueViolation()
+        ):
+            return ConcurrentChange(f"somebody else changed the same thing at the same moment: {told}")
+        case errors.QueryCanceled() | errors.TooManyConnections() | errors.DiskFull() | errors.OutOfMemory():
+            return DatabaseUnreachable(f"{shown} could not do that: {told}")
+        case errors.UndefinedObject() | errors.InvalidCatalogName():
+            return DatabaseUnreachable(f"{shown} is not there: {told}")
+        case psycopg.DataError():
+            return UsageError(f"{shown} cannot hold that: {told}")
+        case psycopg.IntegrityError():
+            return UsageError(f"{shown} does not take that: {told}")
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return ConnectionLost(f"{shown} cannot be reached: {told}")
+    return MerError(f"{shown}: {told}")
+
+
+def translate_connecting(error: psycopg.OperationalError, shown: str) -> MerError:
+    """Return what it means that no connection came about; libpq gives no SQLSTATE here when the server refuses a login."""
+    if error.sqlstate:
+        return translate(error, shown, {})
+    told = " ".join(str(error).split())
+    if "authentication failed" in told or "no password supplied" in told:
+        return AuthenticationFailed(f"{shown} did not accept the login: {told}")
+    if "is starting up" in told or "shutting down" in told or "not yet accepting connections" in told:
+        return StillStarting(f"{shown} is starting or stopping: {told}")
+    return DatabaseUnreachable(f"{shown} cannot be reached: {told}", hint="Is it running? `mer-migrate check` tells.")

@@ -1,0 +1,55 @@
+-- name: chain
+-- The chain's UUID.
+SELECT id::text FROM mer.chain;
+
+-- name: append
+-- The only way into the log: gives each body's place, in their order.
+SELECT seq, digest FROM mer.append(%(bodies)s);
+
+-- name: head
+-- The last record's place.
+SELECT seq, digest FROM mer.access ORDER BY seq DESC LIMIT 1;
+
+-- name: get
+-- One record.
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access WHERE seq = %(seq)s;
+
+-- name: of_invocation
+-- Oldest first.
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access WHERE invocation = %(invocation)s ORDER BY seq;
+
+-- name: newest_page
+-- Everything, newest first, before a place.
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access WHERE seq < %(after)s ORDER BY seq DESC LIMIT %(limit)s;
+
+-- name: filtered_page
+-- What fits, newest first by time: each index that a filter can use is in that order (access_at, access_model, access_actor).
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access
+WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
+    AND (%(model)s::text IS NULL OR model = %(model)s)
+    AND (%(server)s::text IS NULL OR server = %(server)s)
+    AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+    AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+    AND (%(invocation)s::uuid IS NULL OR invocation = %(invocation)s)
+    AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+    AND (%(after)s::bigint IS NULL OR (at, seq) < (SELECT a.at, a.seq FROM mer.access AS a WHERE a.seq = %(after)s))
+ORDER BY at DESC, seq DESC LIMIT %(limit)s;
+
+-- name: scan
+-- Oldest first, between two places.
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access WHERE seq > %(after)s AND seq <= %(until)s ORDER BY seq LIMIT %(limit)s;
+
+-- name: unfinished
+-- The open invocations of a lease, oldest first.
+SELECT invocation::text, lease::text, started_seq, model, server FROM mer.open_invocation
+WHERE lease = %(lease)s ORDER BY started_seq;
+
+-- name: unfinished_by_server
+-- How many each server has of a model.
+SELECT server, count(*) AS number FROM mer.open_invocation WHERE model = %(model)s GROUP BY server;

@@ -1,0 +1,111 @@
+"""What a repository asks through: one statement at a time, outside or inside a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import psycopg
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from mer.core.errors import DatabaseUnreachable
+from mer.dal.postgres.errors import Meanings, translated
+
+Connection = psycopg.AsyncConnection[DictRow]
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 2.0
+"""How much longer than the server's own statement_timeout we wait for its answer before we take it for dead."""
+
+CANCEL_SECONDS = 1.0
+"""How long a statement of a caller that was cancelled may take to end; the server answers a cancel in milliseconds."""
+
+
+class Session(Protocol):
+    """Runs statements, one after the other."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what is read here may be written back: such rows are locked."""
+
+    async def ask(
+        self,
+        query: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        meanings: Meanings | None = None,
+        repeatable: bool = False,
+        prepare: bool | None = None,
+    ) -> list[DictRow]:
+        """Run a statement and return its rows.
+
+        `repeatable` says that running it twice does no harm, so that it may be asked again over a new connection;
+        `prepare=False` has it planned for its own parameters each time.
+
+        Raises:
+            What `meanings` says for the constraint that it violates, else what errors.translate says.
+        """
+
+
+def json(value: object) -> Jsonb:
+    """Return a value as a parameter for a jsonb column."""
+    return Jsonb(value, dumps=_dumps)
+
+
+def _dumps(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+async def run(
+    connection: Connection,
+    query: str,
+    parameters: Mapping[str, object] | None,
+    *,
+    seconds: float,
+    shown: str,
+    meanings: Meanings | None = None,
+    prepare: bool | None = None,
+) -> list[DictRow]:
+    """Run one statement on a connection within `seconds` and a grace.
+
+    Raises:
+        DatabaseUnreachable: no answer came in time; the connection is closed then.
+    """
+
+    async def ask() -> list[DictRow]:
+        cursor = await connection.execute(query, parameters, prepare=prepare)
+        return await cursor.fetchall() if cursor.description else []
+
+    with translated(shown, meanings):
+        return await within(connection, ask(), seconds=seconds + GRACE_SECONDS, shown=shown)
+
+
+async def within(connection: Connection, work: Coroutine[Any, Any, T], *, seconds: float, shown: str) -> T:
+    """Await work on a connection, at most `seconds`.
+
+    A plain timeout would not do: psycopg answers a cancellation by asking the server to cancel, and waits for that. So
+    the connection is cut first where the server does not answer.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        if not done:
+            await _cut(connection, task)
+        raise
+    if not done:
+        await _cut(connection, task)
+        raise DatabaseUnreachable(f"{shown} did not answer within {seconds:g} s")
+    return task.result()
+
+
+async def _cut(connection: Connection, task: asyncio.Future[T]) -> None:
+    connection.pgconn.finish()
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,88 @@
+"""The store that ties the repositories in PostgreSQL together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from mer.core.chain import Head
+from mer.core.errors import NotMigrated
+from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.connections import Connections, Start, TransactionSession
+from mer.dal.postgres.errors import translated
+from mer.dal.postgres.leases import PostgresLeases
+from mer.dal.postgres.models import PostgresModels
+from mer.dal.postgres.placements import PostgresPlacements
+from mer.dal.postgres.queries import queries
+from mer.dal.postgres.schema import CURRENT, check_schema
+from mer.dal.postgres.servers import PostgresServers
+from mer.dal.postgres.session import Session
+from mer.dal.postgres.weights import PostgresWeights
+
+
+class PostgresRepositories:
+    """The nouns over one session: the store's, or a transaction's."""
+
+    def __init__(self, session: Session, *, append: Append, alone: bool) -> None:
+        self.servers = PostgresServers(session)
+        self.models = PostgresModels(session)
+        self.weights = PostgresWeights(session)
+        self.placements = PostgresPlacements(session)
+        self.access_log = PostgresAccessLog(session, append=append, alone=alone)
+        self.leases = PostgresLeases(session)
+
+
+class PostgresStore(PostgresRepositories):
+    """One database on a PostgreSQL server.
+
+    `start` starts an embedded server; it blocks, and is called in a thread where nobody answers.
+    """
+
+    def __init__(self, settings: ConnectionSettings, *, start: Start | None = None) -> None:
+        self._connections = Connections(settings, start=start)
+        self._queries = queries("access_log")
+        super().__init__(self._connections, append=self._append, alone=True)
+
+    @property
+    def name(self) -> str:
+        return self._connections.settings.shown
+
+    async def open(self) -> None:
+        await self._connections.open()
+        try:
+            check_schema(await self.schema(), self.name)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    async def schema(self) -> int | None:
+        try:
+            rows = await self._connections.ask(CURRENT, repeatable=True)
+        except NotMigrated:
+            return None
+        number: int | None = rows[0]["number"]
+        return number
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresRepositories]:
+        async with self._connections.pooled() as connection:
+            session = TransactionSession(connection, self._connections.settings)
+
+            async def append(bodies: Sequence[str]) -> tuple[Head, ...]:
+                rows = await session.ask(self._queries["append"], {"bodies": list(bodies)})
+                return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
+
+            # the caller's own errors pass through; what BEGIN and COMMIT raise is psycopg's
+            with translated(self.name):
+                async with connection.transaction():
+                    yield PostgresRepositories(session, append=append, alone=False)
+
+    async def _append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
+        rows = await self._connections.ask_in_turn(
+            self._queries["append"], {"bodies": list(bodies)}, repeatable=repeatable(bodies)
+        )
+        return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)

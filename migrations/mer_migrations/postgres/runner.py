@@ -1,0 +1,147 @@
+"""Runs the migrations of a PostgreSQL database: Alembic without its files and command line.
+
+Alembic gives the order, the transaction a migration and the version table; the lock that lets two programs run each
+migration once is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from mer.core.errors import ConfigurationError, DatabaseUnreachable, MerError
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.errors import translate, translate_connecting
+
+FOLDER = Path(__file__).parent
+
+SCHEMA_NAME = "mer"
+VERSION_TABLE = "migration"
+
+LOCK = 0x6D65725F6D696772
+"""Of pg_advisory_lock: "mer_migr". Who holds it migrates."""
+
+LOCK_SECONDS = 60
+"""How long to wait while another program migrates, and for tables that others use."""
+
+START_TRIES_SECONDS = 30.0
+"""How long to go on asking a server that is starting up."""
+
+
+class MigrationFailed(ConfigurationError):
+    """A migration failed, and the database is as it was before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """One migration that this program has."""
+
+    number: int
+    name: str
+
+
+def scripts() -> tuple[Script, ...]:
+    """Return the migrations of this program, by number: files `NN_name.py`."""
+    found = sorted((FOLDER / "versions").glob("[0-9][0-9]_*.py"))
+    return tuple(Script(number=int(file.stem[:2]), name=file.stem[3:]) for file in found)
+
+
+def current(login: ConnectionSettings) -> int | None:
+    """Return the number of the last migration that was applied; None where there was none.
+
+    Raises:
+        DatabaseUnreachable, AuthenticationFailed.
+    """
+    with _connected(login) as connection:
+        return _current(connection)
+
+
+def upgrade(login: ConnectionSettings, *, driver: str) -> tuple[Script, ...]:
+    """Apply what is missing, each migration in a transaction with its bookkeeping, and return what was applied.
+
+    `driver` is the role that `mer` logs in as; it must exist. Two at once apply each migration once.
+
+    Raises:
+        MigrationFailed: a statement failed; what it is and the database's own words are in the message.
+    """
+    with _connected(login) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+        before = _current(connection)
+        missing = tuple(script for script in scripts() if before is None or script.number > before)
+        if missing:
+            if connection.execute("SELECT to_regnamespace(%s)", (SCHEMA_NAME,)).fetchone() == (None,):
+                connection.execute("CREATE SCHEMA mer")
+            _apply(connection, login.shown, driver)
+        return missing  # the connection's end gives the lock back
+
+
+def _current(connection: psycopg.Connection[tuple[object, ...]]) -> int | None:
+    there = connection.execute("SELECT to_regclass('mer.migration') IS NOT NULL").fetchone()
+    if there != (True,):
+        return None
+    row = connection.execute("SELECT max(version_num)::int FROM mer.migration").fetchone()
+    return row[0] if row and isinstance(row[0], int) else None
+
+
+def _apply(connection: psycopg.Connection[tuple[object, ...]], shown: str, driver: str) -> None:
+    import sqlalchemy
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import StaticPool
+
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.attributes["driver"] = driver
+    directory = ScriptDirectory.from_config(config)
+    # this connection holds the lock, so the migrations run on it and on no other
+    connection.autocommit = False
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
+    try:
+        with (
+            EnvironmentContext(
+                config, directory, fn=lambda now, _: directory._upgrade_revs("head", now)
+            ) as environment,
+            engine.connect() as bound,
+        ):
+            environment.configure(
+                connection=bound,
+                version_table=VERSION_TABLE,
+                version_table_schema=SCHEMA_NAME,
+                transaction_per_migration=True,
+            )
+            with environment.begin_transaction():
+                environment.run_migrations()
+    except DBAPIError as error:
+        statement = (error.statement or "").strip()
+        if isinstance(error.orig, psycopg.OperationalError) and error.connection_invalidated:
+            raise DatabaseUnreachable(
+                f"{shown} went away in the middle of a migration: it is as it was before"
+            ) from error
+        raise MigrationFailed(f"a migration of {shown} failed: {error.orig} in: {statement[:300]}") from error
+    except CommandError as error:
+        raise ConfigurationError(f"the migrations of {shown} cannot be run: {error}") from error
+
+
+@contextmanager
+def _connected(login: ConnectionSettings) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    session = {"lock_timeout": f"{LOCK_SECONDS}s", "timezone": "UTC"}
+    try:
+        connection = psycopg.connect(conninfo(login, **session), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise translate_connecting(error, login.shown) from error
+    try:
+        with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise translate(error, login.shown, {}) from error
+
+
+__all__ = ["MerError", "MigrationFailed", "Script", "current", "scripts", "upgrade"]

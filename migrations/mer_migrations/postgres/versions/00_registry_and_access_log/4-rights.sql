@@ -1,0 +1,19 @@
+-- {driver} is the driver's role, quoted. It reads everything, writes the registry, and appends to the log by the function alone.
+
+REVOKE ALL ON SCHEMA mer FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION mer.append(text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION mer.refuse() FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA mer TO {driver};
+
+GRANT EXECUTE ON FUNCTION mer.append(text[]) TO {driver};
+
+GRANT SELECT ON mer.migration, mer.chain, mer.access, mer.open_invocation TO {driver};
+
+GRANT SELECT, INSERT ON mer.version, mer.retirement, mer.alias_move, mer.weights_version TO {driver};
+
+GRANT SELECT, INSERT, UPDATE ON mer.server, mer.model, mer.weights TO {driver};
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON mer.placement, mer.lease TO {driver};

@@ -1,0 +1,76 @@
+"""One embedded PostgreSQL for a whole test session, and an empty, migrated database of it for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from mer.core.identifiers import uuid7
+from mer.dal.postgres.cluster import DRIVER
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer_migrations.postgres import runner
+
+TEMPLATE = "mer"
+"""Migrated once; each test's database is a copy of it."""
+
+
+@contextmanager
+def state_folder() -> Iterator[Path]:
+    """Give a short folder for a test's state, and remove it with what runs in it.
+
+    pytest's own folders are too long for a socket, and closed to the user that root's server runs as.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mer-test-"))
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    try:
+        yield folder
+    finally:
+        EmbeddedPostgres(folder).stop()
+        shutil.rmtree(folder)
+
+
+class PostgresServer:
+    """A running embedded server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        embedded = EmbeddedPostgres(folder)
+        embedded.ensure_running()
+        runner.upgrade(embedded.owner(), driver=DRIVER)
+        self._superuser = conninfo(EmbeddedPostgres(folder, database="postgres").superuser())
+
+    def database(self, name: str) -> EmbeddedPostgres:
+        """Return the server as if that database were its own."""
+        return EmbeddedPostgres(self.folder, database=name)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement as superuser."""
+        with psycopg.connect(self._superuser, autocommit=True) as connection:
+            connection.execute(statement)
+
+    @contextmanager
+    def copy(self) -> Iterator[EmbeddedPostgres]:
+        """Give an empty, migrated database, dropped at the end."""
+        name = f"test_{uuid7().replace('-', '')}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
+        try:
+            yield self.database(name)
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def tampering(database: EmbeddedPostgres) -> psycopg.Connection:
+    """Log in as the owner of the machine could, with every trigger off."""
+    login: ConnectionSettings = database.superuser()
+    connection = psycopg.connect(conninfo(login), autocommit=True)
+    connection.execute("SET session_replication_role = replica")
+    return connection
