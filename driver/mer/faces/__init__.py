@@ -1,1 +1,1 @@
-"""What people meet: commands, the REPL, and how results are drawn."""
+"""What people see and type: one tree of commands for one-shots and the REPL, and the only code that prints."""

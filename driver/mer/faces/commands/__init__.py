@@ -1,1 +1,1 @@
-"""The command tree, one module a noun: the same for REPL, one-shots, help and completion."""
+"""The commands, one module a noun: what an operator can do, the same in a one-shot and in the REPL."""

@@ -56,10 +56,10 @@ class Root(click.Group):
         super().__init__(*args, **kwargs)
         self.entries = entries
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self.entries)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.entries.get(cmd_name)
         if entry is None:
             return None
@@ -76,7 +76,7 @@ class Root(click.Group):
             raise click.exceptions.NoSuchCommand(name, possibilities=get_close_matches(name, known), ctx=ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
@@ -100,7 +100,7 @@ class Noun(click.Group):
         super().__init__(*args, **kwargs)
         self.params.extend(output_options(shown=()))
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which they are written down: list and show first
 
 

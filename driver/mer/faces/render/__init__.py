@@ -1,1 +1,1 @@
-"""How results look on a terminal, in a pipe and as JSON. The only code that prints."""
+"""The only code that prints: results to stdout, the rest to stderr, nothing from outside unescaped on a terminal."""

@@ -1,1 +1,1 @@
-"""The prompt, one file a concern."""
+"""The REPL: the same tree of commands at a prompt, or line by line from a script; one file a concern."""

@@ -1,0 +1,98 @@
+"""The command line: global options, then one command, or the REPL where none is given."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from mer.faces.commands.tree import CONTEXT_SETTINGS, ENTRIES, Root, output_options
+from mer.faces.face import Access, Face, OpenMer
+from mer.faces.render.console import Console
+from mer.faces.runner import start, told
+
+HELP = """Run registered models on any machine that you can reach, with every access on record.
+
+Without a command it opens the REPL, or reads commands from stdin, one a line. The names of old (model-list,
+model-execute …) work too.
+"""
+
+
+def main(argv: Sequence[str], *, environ: Mapping[str, str], open_mer: OpenMer) -> int:
+    """Run the command line `argv` on this process's terminal, and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        _accept_any_character(stream)
+    face = Face(
+        console=Console(stdout=sys.stdout, stderr=sys.stderr, environ=environ),
+        access=Access(environ=environ, open_mer=open_mer),
+        stdin=sys.stdin.buffer if sys.stdin else None,
+        stdin_terminal=bool(sys.stdin) and sys.stdin.isatty(),
+    )
+    with told(face, argv) as ending:
+        awaited = start(root(), argv, face, name="mer")
+        if awaited is not None:
+            ending.code = _run(awaited, face)
+    return ending.code
+
+
+def root() -> Root:
+    """Return the tree of commands with the options that stand before them."""
+
+    @click.pass_context
+    def entered(
+        context: click.Context,
+        allow_changes: bool | None,
+        database_url: str | None,
+        env_file: Path | None,
+        show_version: bool,
+    ) -> Awaitable[int] | None:
+        face: Face = context.obj
+        if show_version:
+            from mer.faces.commands.version import show
+
+            show(face)
+            context.exit()
+        face.access.flags = {"allow_changes": allow_changes, "database_url": database_url}
+        face.access.env_file = env_file
+        if context.invoked_subcommand is None:
+            from mer.faces.repl.loop import converse
+
+            return converse(face)
+        return None
+
+    return Root(
+        "mer",
+        callback=entered,
+        entries=ENTRIES,
+        help=HELP,
+        invoke_without_command=True,
+        context_settings=CONTEXT_SETTINGS,
+        params=[
+            click.Option(
+                ["-a", "--allow-model-server-runtime-changes", "allow_changes"],
+                is_flag=True,
+                default=None,
+                help="Allow changes to the registry; without it, it is read-only.",
+            ),
+            click.Option(["--database-url"], metavar="URL", help="Which database, in place of the embedded one."),
+            click.Option(["--env-file"], type=Path, metavar="FILE", help="Read settings from this file."),
+            *output_options(shown=("--json", "--no-color", "--debug")),
+            click.Option(["--version", "show_version"], is_flag=True, help="Show which MER this is."),
+        ],
+    )
+
+
+def _run(awaited: Awaitable[int | None], face: Face) -> int:
+    from mer.faces.one_shot import run_to_its_end  # asyncio: not needed by `--help`
+
+    return run_to_its_end(awaited, face)
+
+
+def _accept_any_character(stream: TextIO | None) -> None:
+    """Let a character that the terminal's encoding lacks be written as an escape, where it would be an error."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")

@@ -1,0 +1,220 @@
+"""Inputs as they are typed and as they lie in files, read into what `Mer.run` takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mer.core.errors import InputInvalid, UsageError
+from mer.core.specs import TensorSpec, VersionSpec
+from mer_worker.dtypes import BYTES, STRING
+
+STDIN = "-"
+
+MAX_INPUT_BYTES = 4 << 30
+"""Of a file or of stdin: it is held in memory whole, and whoever names a disk image by mistake should be told so."""
+
+COMMAND_INPUT = "text"
+"""The name that the one text of a `command` model gets where its spec names none."""
+
+
+async def read_inputs(
+    spec: VersionSpec, *, text: str | None, given: Sequence[str], together: str | None, stdin: BinaryIO | None
+) -> dict[str, Any]:
+    """Return the inputs by name: `together` (all of them, in one file), then each of `given`, then `text`.
+
+    Files and stdin are read in a thread: a slow disk must not hold up the heartbeats of this driver.
+
+    Raises:
+        UsageError: a text is no NAME=VALUE, or an input is given twice. InputInvalid: a file cannot be read as one.
+    """
+    values: dict[str, Any] = {}
+    source = _Source(stdin)
+    if together is not None:
+        values.update(await asyncio.to_thread(source.together, together))
+    named = [_named(pair) for pair in given]
+    if text is not None:
+        named.append((text_input(spec), text))
+    specs = {tensor.name: tensor for tensor in spec.inputs}
+    for name, value in named:
+        if name in values:
+            raise UsageError(f"the input {name!r} is given twice")
+        values[name] = await asyncio.to_thread(source.value, specs.get(name), name, value)
+    return values
+
+
+def text_input(spec: VersionSpec) -> str:
+    """Return the name of the input that a bare TEXT is for: the only one there is, or the only string.
+
+    Raises:
+        InputInvalid: there is none, or there are several.
+    """
+    if not spec.inputs and spec.runner == "command":
+        return COMMAND_INPUT
+    strings = [tensor.name for tensor in spec.inputs if tensor.dtype == STRING]
+    for candidates in (strings, [tensor.name for tensor in spec.inputs]):
+        if len(candidates) == 1:
+            return candidates[0]
+    takes = "; ".join(map(str, spec.inputs)) or "it does not say what"
+    raise InputInvalid(f"which input is that text for? the model takes {takes}", hint="--input NAME=VALUE")
+
+
+def _named(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--input {pair[:80]!r}: NAME=VALUE or NAME=@FILE is meant")
+    return name, value
+
+
+class _Source:
+    """Where values come from; stdin can be read once."""
+
+    def __init__(self, stdin: BinaryIO | None) -> None:
+        self._stdin = stdin
+        self._read = False
+
+    def value(self, spec: TensorSpec | None, name: str, value: str) -> Any:
+        if value.startswith("@@"):
+            return _typed(spec, value[1:])
+        if not value.startswith("@"):
+            return _typed(spec, value)
+        return self._file(spec, name, value[1:])
+
+    def together(self, value: str) -> dict[str, Any]:
+        path = value.removeprefix("@")
+        if not value.startswith("@"):
+            return _object(value, "--inputs")
+        if path.endswith(".npz"):
+            return _arrays(path)
+        return _object(_text(self._content(path), path), path)
+
+    def _file(self, spec: TensorSpec | None, name: str, path: str) -> Any:
+        match Path(path).suffix.lower() if path != STDIN else "":
+            case ".npy":
+                return _array(path)
+            case ".npz":
+                arrays = _arrays(path)
+                if len(arrays) != 1:
+                    names = ", ".join(arrays) or "none"
+                    raise InputInvalid(f"{path} holds several arrays ({names}): --inputs @{path} takes all of them")
+                return next(iter(arrays.values()))
+            case ".json":
+                return _json(_text(self._content(path), path), path)
+            case ".txt":
+                return _text(self._content(path), path)
+        content = self._content(path)
+        if spec is None or spec.dtype == BYTES:
+            return _text_or_bytes(content) if path == STDIN and spec is None else content
+        return _typed(spec, _text(content, f"{path} (for {name})"))
+
+    def _content(self, path: str) -> bytes:
+        if path != STDIN:
+            return _read_file(path)
+        if self._stdin is None:
+            raise InputInvalid("@- means stdin, but commands are being read from there")
+        if self._read:
+            raise InputInvalid("@- stands twice, and stdin can be read once")
+        self._read = True
+        return _bounded(self._stdin, "stdin")
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return _bounded(file, path)
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the path
+        raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    content = file.read(MAX_INPUT_BYTES + 1)
+    if len(content) > MAX_INPUT_BYTES:
+        raise InputInvalid(f"{name} has more than {MAX_INPUT_BYTES} bytes")
+    return content
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputInvalid(f"{name} is not UTF-8 text (byte {error.start})") from error
+
+
+def _text_or_bytes(content: bytes) -> Any:
+    try:
+        return _typed(None, content.decode())
+    except UnicodeDecodeError:
+        return content
+
+
+def _typed(spec: TensorSpec | None, text: str) -> Any:
+    """Return what a typed text means for an input: text where text is asked for, else JSON where it is some, else text."""
+    if spec is not None and spec.dtype == BYTES:
+        return text
+    # a list of strings is asked for: only then is ["a", "b"] a list, and not a text with brackets
+    several = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) > 0
+    if spec is not None and spec.dtype == STRING and not several:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputInvalid(f"{name} is not JSON: {error}") from error
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    value = _json(text, name)
+    if not isinstance(value, dict):
+        raise InputInvalid(f"{name} is no JSON object of inputs by name")
+    return value
+
+
+def _array(path: str) -> Any:
+    import numpy
+
+    try:
+        value = numpy.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
+        # SyntaxError and the rest: what a damaged header makes numpy's reader say
+        raise InputInvalid(f"{path} is no array in numpy's format: {_why(error)}") from error
+    if not isinstance(value, numpy.ndarray):
+        value.close()
+        raise InputInvalid(f"{path} is no single array in numpy's format")
+    return value
+
+
+def _arrays(path: str) -> dict[str, Any]:
+    import zipfile
+    import zlib
+
+    import numpy
+
+    try:
+        with numpy.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
+    except (OSError, ValueError, EOFError, MemoryError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        # AttributeError: the file is a bare array, which is no context manager
+        raise InputInvalid(f"{path} holds no arrays in numpy's .npz format: {_why(error)}") from error
+
+
+def _why(error: BaseException) -> str:
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or (str(error).partition("\n")[0] or type(error).__name__)
+
+
+def _literal(path: str) -> str:
+    return f"@ reads a file; @@{path} is the text @{path}"

@@ -1,0 +1,59 @@
+"""Progress, for a person who waits: one line on a terminal, nothing anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from mer.core.errors import Interrupted
+from mer.faces.render.console import Console
+
+PAUSE_SECONDS = 0.1
+"""Between two pictures of the line: faster than that nobody reads, and a slow SSH line would hold the work up."""
+
+BAR_CELLS = 24
+
+
+class Progress:
+    """A line that is drawn anew as work goes on; call it with how much is done."""
+
+    def __init__(self, console: Console, done: str, unit: str) -> None:
+        self.total = 0
+        self.shown = console.error_terminal and not console.json
+        self._console = console
+        self._done = done
+        self._unit = unit
+        self._last = 0.0
+        self._drawn = False
+        self._stopped = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._drawn:
+            self._console.progress("")
+
+    def __call__(self, count: int) -> None:
+        """Show that `count` are done, if it is time to.
+
+        Raises:
+            Interrupted: `stop` was called meanwhile.
+        """
+        if self._stopped:
+            raise Interrupted
+        now = time.monotonic()
+        if not self.shown or now - self._last < PAUSE_SECONDS:
+            return
+        self._last, self._drawn = now, True
+        bar = ""
+        if self.total:
+            filled = min(BAR_CELLS, BAR_CELLS * count // self.total)
+            bar = f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {min(100, 100 * count // self.total)} % "
+        self._console.progress(f"{bar}{self._done} {count} {self._unit}")
+
+    def stop(self) -> None:
+        """Let the next call raise: a thread that works cannot be cancelled in any other way."""
+        self._stopped = True

@@ -1,0 +1,67 @@
+"""The prompt, and the one question that commands ask."""
+
+from __future__ import annotations
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.output import ColorDepth, create_output
+
+from mer.core.errors import Interrupted, MerError
+from mer.faces.face import Face
+from mer.faces.repl.history import PrivateHistory
+from mer.faces.repl.names import NameCache
+from mer.faces.repl.toolbar import toolbar
+from mer.folders import own_folder
+
+PROMPT = "mer> "
+
+
+class Prompt:
+    """Reads lines from the terminal."""
+
+    def __init__(self, face: Face, completer: Completer, names: NameCache, *, database: str) -> None:
+        self._session: PromptSession[str] = PromptSession(
+            completer=completer,
+            complete_while_typing=False,
+            history=_history(face),
+            auto_suggest=AutoSuggestFromHistory(),
+            bottom_toolbar=toolbar(face, database, names),
+            output=create_output(always_prefer_tty=True),
+            color_depth=None if face.console.color else ColorDepth.DEPTH_1_BIT,
+        )
+
+    async def line(self) -> str | None:
+        """Return the next line, or None when Ctrl-D ended the input. Ctrl-C clears what was typed."""
+        while True:
+            try:
+                # its own handler would take SIGINT away from the command that runs next
+                return await self._session.prompt_async(PROMPT, handle_sigint=False)
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return None
+
+
+async def ask(question: str) -> str:
+    """Ask on the terminal and return the answer; Ctrl-D is an empty one.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
+    session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+    try:
+        return await session.prompt_async(question, handle_sigint=False)
+    except EOFError:
+        return ""
+    except KeyboardInterrupt:
+        raise Interrupted from None  # a task that ends in KeyboardInterrupt would end the event loop
+
+
+def _history(face: Face) -> PrivateHistory:
+    folder = face.access.settings.state_folder
+    try:
+        own_folder(folder, mode=0o711)
+    except MerError as error:
+        face.console.warn(f"no history is kept: {error.message}")
+    return PrivateHistory(folder / "history")

@@ -1,0 +1,82 @@
+"""Runs one command line: click's errors, MER's and bugs all end as words on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from mer.core.errors import Interrupted, MerError, UsageError
+from mer.faces.face import Face
+
+
+class Ending:
+    """How a command line ended."""
+
+    code = 0
+
+
+def start(root: click.Group, words: Sequence[str], face: Face, *, name: str) -> Awaitable[None] | None:
+    """Parse and call a command; return what is still to be awaited of it."""
+    with root.make_context(name, list(words), obj=face) as context:
+        result: Any = root.invoke(context)
+    return result if isinstance(result, Awaitable) else None
+
+
+@contextlib.contextmanager
+def told(face: Face, words: Sequence[str]) -> Iterator[Ending]:
+    """Run the block; whatever it raises is told, and ends in the code of the Ending."""
+    ending = Ending()
+    console = face.console
+    try:
+        try:
+            yield ending
+            console.flush()
+        except click.exceptions.Exit as error:
+            ending.code = error.exit_code
+            console.flush()
+        except click.ClickException as error:
+            # the options after the word that was not understood have not been looked at yet
+            console.json = console.json or "--json" in _options(words)
+            ending.code = error.exit_code if isinstance(error, click.UsageError) else UsageError.exit_code
+            _tell_usage(face, error)
+        except (KeyboardInterrupt, click.Abort):
+            ending.code = Interrupted.exit_code
+            console.error(Interrupted())
+        except MerError as error:
+            ending.code = error.exit_code
+            console.flush()  # what came before the error, before the error
+            console.error(error)
+    except Exception as error:  # noqa: BLE001 - the outermost loop: a bug must not end a REPL, nor show its insides
+        ending.code = _tell_unexpected(face, error)
+
+
+def _options(words: Sequence[str]) -> Sequence[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _tell_usage(face: Face, error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        face.console.note(error.format_message())
+        return
+    hint = None
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        usage = " ".join(context.command.collect_usage_pieces(context))
+        hint = f"usage: {context.command_path} {usage}; {context.command_path} --help says more"
+    face.console.error(UsageError(error.format_message(), hint=hint))
+
+
+def _tell_unexpected(face: Face, error: Exception) -> int:
+    from mer.faces.render.console import OutputClosed
+
+    if isinstance(error, OutputClosed):
+        face.console.discard()
+        return 0
+    from mer.faces.reports import told_of_bug
+
+    with contextlib.suppress(Exception):  # stderr itself may be what is broken
+        face.console.error(told_of_bug(error, access=face.access, console=face.console))
+    return MerError.exit_code
