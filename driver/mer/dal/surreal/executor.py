@@ -62,9 +62,10 @@ class Direct:
 
     async def ask_unguarded(self, query: Query, /, **parameters: Any) -> Any:
         """Run a query for a caller who is within `changing()` already."""
-        script = query.text if query.single else f"BEGIN;\n{query.text}\nCOMMIT;"
+        # a block is one statement, and so one transaction, with one result to read instead of one for each line
+        script = query.text if query.single else f"{{\n{query.text}\n}};"
         statements = await self._connection.run(script, parameters)
         failed = failure(statements)
         if failed:
             raise failed.error()
-        return statements[-1 if query.single else -2]["result"]
+        return statements[-1]["result"]
