@@ -19,7 +19,24 @@ from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer_migrations.postgres import runner
 
 TEMPLATE = "mer"
-"""Migrated once; each test's database is a copy of it."""
+"""Migrated once, never written to."""
+
+WIPED = "wiped"
+"""A copy of it that is emptied for each test."""
+
+TABLES = (
+    "access",
+    "open_invocation",
+    "lease",
+    "placement",
+    "alias_move",
+    "retirement",
+    "version",
+    "model",
+    "server",
+    "weights_version",
+    "weights",
+)
 
 
 @contextmanager
@@ -45,27 +62,46 @@ class PostgresServer:
         embedded = EmbeddedPostgres(folder)
         embedded.ensure_running()
         runner.upgrade(embedded.owner(), driver=DRIVER)
-        self._superuser = conninfo(EmbeddedPostgres(folder, database="postgres").superuser())
+        self.execute("ALTER SYSTEM SET fsync = off")  # tests of what a crash leaves behind start servers of their own
+        self.execute("SELECT pg_reload_conf()")
+        self._copy(WIPED)
 
     def database(self, name: str) -> EmbeddedPostgres:
         """Return the server as if that database were its own."""
         return EmbeddedPostgres(self.folder, database=name)
 
     def execute(self, statement: str) -> None:
-        """Run a statement as superuser."""
-        with psycopg.connect(self._superuser, autocommit=True) as connection:
+        """Run a statement as superuser, beside the databases of the tests."""
+        with psycopg.connect(conninfo(self.database("postgres").superuser()), autocommit=True) as connection:
             connection.execute(statement)
 
     @contextmanager
     def copy(self) -> Iterator[EmbeddedPostgres]:
-        """Give an empty, migrated database, dropped at the end."""
+        """Give a migrated database of its own, dropped at the end; half a second, where `wiped` takes hundredths."""
         name = f"test_{uuid7().replace('-', '')}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
+        self._copy(name)
         try:
             yield self.database(name)
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def wiped(self) -> EmbeddedPostgres:
+        """Give the session's one migrated database, emptied as only its machine's owner could."""
+        embedded = self.database(WIPED)
+        with tampering(embedded) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND usename <> current_user"
+            )
+            with connection.transaction():
+                for table in TABLES:
+                    connection.execute(f"DELETE FROM mer.{table}")
+                connection.execute("UPDATE mer.chain SET id = gen_random_uuid()")
+        return embedded
+
+    def _copy(self, name: str) -> None:
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
 
 
 def tampering(database: EmbeddedPostgres) -> psycopg.Connection:

@@ -74,10 +74,9 @@ async def mem(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    with server.copy() as embedded:
-        login = embedded.driver()
-        yield Database(
-            connect=lambda: PostgresStore(login),
-            shared=True,
-            environment={"STORE": "postgres", "FOLDER": str(server.folder), "DATABASE": login.parameters["dbname"]},
-        )
+    login = server.wiped().driver()
+    yield Database(
+        connect=lambda: PostgresStore(login),
+        shared=True,
+        environment={"STORE": "postgres", "FOLDER": str(server.folder), "DATABASE": login.parameters["dbname"]},
+    )
