@@ -49,7 +49,7 @@ def shifted(images: np.ndarray) -> list[np.ndarray]:
 def train(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the network's tensors by name, float32."""
     more = [images, *shifted(images)]
-    network = MLPClassifier((HIDDEN,), alpha=0.05, learning_rate_init=0.003, max_iter=60, random_state=SEED, tol=0)
+    network = MLPClassifier((HIDDEN,), alpha=0.05, learning_rate_init=0.003, random_state=SEED)
     network.fit(np.concatenate(more).reshape(-1, 64) / INK, np.tile(labels, len(more)))
     tensors = {
         "hidden.weight": network.coefs_[0].T,
@@ -60,25 +60,24 @@ def train(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
 
 
-def accuracy(tensors: dict[str, np.ndarray], images: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images that the packaged handler reads right."""
-    sys.path.insert(0, str(HERE / "package" / "model"))
-    from digits import load
-
-    handler = load(tensors)
+def accuracy(handler, images: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of images that a handler reads right."""
     read = [int(handler.infer_with_tensors({"image": image})["digit"]) for image in images]
     return float(np.mean(np.array(read) == labels))
 
 
 def main() -> None:
     """Train, write the files, and tell the accuracy."""
+    sys.path.insert(0, str(HERE / "package" / "model"))
+    from digits import load  # the very handler that is registered
+
     images, labels, held_images, held_labels = split()
     tensors = train(images, labels)
     WEIGHTS.write_bytes(save(tensors))
     for digit, name in enumerate(NAMES):
         np.save(HERE / f"{name}.npy", held_images[held_labels == digit][0])
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size} bytes")
-    print(f"accuracy on {len(held_labels)} images held out: {accuracy(tensors, held_images, held_labels):.4f}")
+    print(f"accuracy on {len(held_labels)} images held out: {accuracy(load(tensors), held_images, held_labels):.4f}")
 
 
 if __name__ == "__main__":
