@@ -49,8 +49,8 @@ class Calls:
         """Begin a call; numbers rise from 1."""
         self._next = request = self._next + 1
         self._calls[request] = call = Call(self._loop.create_future(), due, on_log)
-        if due is not None and (self._timer is None or due < self._timer.when()):
-            self._set_timer(due)
+        if due is not None:
+            self._wake_at(due)
         return request, call
 
     def get(self, request: int) -> Call | None:
@@ -76,8 +76,7 @@ class Calls:
     def postpone(self, call: Call, due: float) -> None:
         """Give a call a new time at which something has to be done."""
         call.due = due
-        if self._timer is None or due < self._timer.when():
-            self._set_timer(due)
+        self._wake_at(due)
 
     async def idle(self) -> None:
         """Wait until no call is in flight."""
@@ -86,8 +85,10 @@ class Calls:
                 self._idle = self._loop.create_future()
             await asyncio.shield(self._idle)
 
-    def _set_timer(self, due: float) -> None:
+    def _wake_at(self, due: float) -> None:
         if self._timer is not None:
+            if self._timer.when() <= due:
+                return
             self._timer.cancel()
         self._timer = self._loop.call_at(due, self._sweep)
 
@@ -99,5 +100,5 @@ class Calls:
                 call.due = None
                 self._overdue(request, call)
         due = min((call.due for call in self._calls.values() if call.due is not None), default=None)
-        if due is not None and self._timer is None:
-            self._set_timer(due)
+        if due is not None:
+            self._wake_at(due)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mer.core.errors import (
+    ContentMissing,
+    DigestMismatch,
     InputInvalid,
     Interrupted,
     MerError,
@@ -20,6 +22,10 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
             return Interrupted("the request was cancelled")
         case "input":
             return InputInvalid(message)
+        case "load" if code == "weights-missing":
+            return ContentMissing(message)
+        case "load" if code == "weights-damaged":
+            return DigestMismatch(message)
         case "load" if traceback is None:
             return PackageInvalid(message)  # found by us; what the author's code raised has a traceback
         case "model" | "output" | "load":

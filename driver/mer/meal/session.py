@@ -321,7 +321,7 @@ class Session:
         if len(received.body) > MAX_LOG_FRAME_BYTES:
             raise WireError(f"a log frame of {len(received.body)} bytes: the cap is {MAX_LOG_FRAME_BYTES}")
         call = self._calls.get(received.request)
-        tell = (call.on_log if call is not None else None) or self.on_log
+        tell = self.on_log if call is None or call.on_log is None else call.on_log
         if tell is not None:
             fields = received.fields()
             tell(_text(fields, "stream"), _text(fields, "level"), bytes(received.body))
