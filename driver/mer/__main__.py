@@ -71,7 +71,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.registry.models import ModelRegistry
     from mer.registry.placements import PlacementRegistry
     from mer.registry.resolve import Resolver
-    from mer.registry.servers import ServerRegistry
+    from mer.registry.servers import ServerRegistry, ensure_local
     from mer.registry.weights import WeightsRegistry
 
     def clock() -> dt.datetime:
@@ -93,6 +93,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     async with contextlib.AsyncExitStack() as closing:
         closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
+        await ensure_local(store, clock=clock)
         await finishes.take_up()
         pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
         closing.push_async_callback(pool.close)

@@ -22,23 +22,8 @@ async def running(folder: Path, store: Store | None = None, **given: Any) -> Asy
     """Give a Mer that may change the registry, over memory unless a store is given."""
     settings = Settings(**{"state_folder": folder / "state", "allow_changes": True, **given})
     settings.state_folder.mkdir(mode=0o700, exist_ok=True)
-    store = store or MemoryStore()
-    await put_local(store)
-    async with compose(settings, actor=ADA, store=store) as m:
+    async with compose(settings, actor=ADA, store=store or MemoryStore()) as m:
         yield m
-
-
-async def put_local(store: Store) -> None:
-    import datetime as dt
-
-    from mer.core.errors import ServerNotFound
-    from mer.core.records import LOCAL, Server, ServerId, ServerKind
-
-    try:
-        await store.servers.get(LOCAL)
-    except ServerNotFound:
-        local = Server(id=ServerId("x"), name=LOCAL, kind=ServerKind.LOCAL, created_at=dt.datetime.now(dt.UTC))
-        await store.servers.add(local)
 
 
 def python_spec(entry: str = "handler:load", **given: Any) -> VersionSpec:

@@ -1,6 +1,7 @@
 """The registry's use-cases: what they keep, what they refuse, and that each is on record."""
 
 import asyncio
+import datetime as dt
 
 import pytest
 
@@ -19,14 +20,17 @@ from mer.core.errors import (
 )
 from mer.core.records import Digest, ServerKind
 from mer.dal.memory import MemoryStore
+from mer.registry.servers import ensure_local
 from tests.support.registry import ADA, Registry, parts, registry
 
 GPU1 = {"address": "gpu1.lab"}
 
 
 @pytest.fixture
-def r() -> Registry:
-    return registry(MemoryStore())
+async def r() -> Registry:
+    store = MemoryStore()
+    await ensure_local(store, clock=lambda: dt.datetime.now(dt.UTC))
+    return registry(store)
 
 
 async def test_the_first_version_is_the_default(r: Registry) -> None:

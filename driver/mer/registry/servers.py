@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import ConfigurationError, UsageError
+from mer.core.errors import AlreadyExists, ConfigurationError, ServerNotFound, UsageError
 from mer.core.identifiers import uuid7
 from mer.core.records import LOCAL, PAGE, Page, Server, ServerId, ServerKind
 from mer.core.references import check_name
@@ -63,6 +64,16 @@ def _check_ssh(parameters: SshParameters) -> None:
     # an address that begins with a dash would be read as an option by any ssh program it ever reaches
     if not parameters.address or parameters.address.startswith("-") or not parameters.address.isprintable():
         raise ConfigurationError(f"{parameters.address!r} is no address")
+
+
+async def ensure_local(store: Store, *, clock: Callable[[], dt.datetime]) -> None:
+    """See to it that the server `local` is there: placements and records name it as any other."""
+    try:
+        await store.servers.get(LOCAL)
+    except ServerNotFound:
+        local = Server(id=ServerId(uuid7()), name=LOCAL, kind=ServerKind.LOCAL, created_at=clock())
+        with contextlib.suppress(AlreadyExists):  # another first start was quicker
+            await store.servers.add(local)
 
 
 class ServerRegistry:
