@@ -1,36 +1,30 @@
 """Runs the migrations of a PostgreSQL database: Alembic without its files and command line.
 
-Alembic gives the order, the transaction a migration and the version table; the lock that lets two programs run each
-migration once is ours.
+Alembic gives the order, a transaction for each migration, and the version table; the lock that lets two programs run
+each migration once is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from mer.core.errors import ConfigurationError, DatabaseUnreachable, MerError
+from mer.core.errors import ConfigurationError, DatabaseUnreachable
 from mer.dal.postgres.connection_settings import ConnectionSettings
-from mer.dal.postgres.conninfo import conninfo
-from mer.dal.postgres.errors import translate, translate_connecting
+from mer_migrations.postgres.connect import Connection, connected
 
 FOLDER = Path(__file__).parent
 
-SCHEMA_NAME = "mer"
+VERSION_SCHEMA = "mer"
 VERSION_TABLE = "migration"
 
 LOCK = 0x6D65725F6D696772
 """Of pg_advisory_lock: "mer_migr". Who holds it migrates."""
 
-LOCK_SECONDS = 60
-"""How long to wait while another program migrates, and for tables that others use."""
-
-START_TRIES_SECONDS = 30.0
-"""How long to go on asking a server that is starting up."""
+MAX_STATEMENT = 300
+"""Characters of a failed statement in a message."""
 
 
 class MigrationFailed(ConfigurationError):
@@ -57,7 +51,7 @@ def current(login: ConnectionSettings) -> int | None:
     Raises:
         DatabaseUnreachable, AuthenticationFailed.
     """
-    with _connected(login) as connection:
+    with connected(login) as connection:
         return _current(connection)
 
 
@@ -67,29 +61,27 @@ def upgrade(login: ConnectionSettings, *, driver: str) -> tuple[Script, ...]:
     `driver` is the role that `mer` logs in as; it must exist. Two at once apply each migration once.
 
     Raises:
-        MigrationFailed: a statement failed; what it is and the database's own words are in the message.
+        MigrationFailed: a statement failed; which one and the database's own words are in the message.
     """
-    with _connected(login) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+    with connected(login) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))  # the connection's end gives it back
         before = _current(connection)
         missing = tuple(script for script in scripts() if before is None or script.number > before)
         if missing:
-            if connection.execute("SELECT to_regnamespace(%s)", (SCHEMA_NAME,)).fetchone() == (None,):
-                connection.execute("CREATE SCHEMA mer")
+            connection.execute("CREATE SCHEMA IF NOT EXISTS mer")
             _apply(connection, login.shown, driver)
-        return missing  # the connection's end gives the lock back
+        return missing
 
 
-def _current(connection: psycopg.Connection[tuple[object, ...]]) -> int | None:
-    there = connection.execute("SELECT to_regclass('mer.migration') IS NOT NULL").fetchone()
-    if there != (True,):
+def _current(connection: Connection) -> int | None:
+    if connection.execute("SELECT to_regclass('mer.migration')").fetchone() == (None,):
         return None
     row = connection.execute("SELECT max(version_num)::int FROM mer.migration").fetchone()
-    return row[0] if row and isinstance(row[0], int) else None
+    return row[0] if row else None
 
 
-def _apply(connection: psycopg.Connection[tuple[object, ...]], shown: str, driver: str) -> None:
-    import sqlalchemy
+def _apply(connection: Connection, shown: str, driver: str) -> None:
+    import sqlalchemy  # 300 ms, for those alone who migrate
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
@@ -114,34 +106,17 @@ def _apply(connection: psycopg.Connection[tuple[object, ...]], shown: str, drive
             environment.configure(
                 connection=bound,
                 version_table=VERSION_TABLE,
-                version_table_schema=SCHEMA_NAME,
+                version_table_schema=VERSION_SCHEMA,
                 transaction_per_migration=True,
             )
             with environment.begin_transaction():
                 environment.run_migrations()
     except DBAPIError as error:
-        statement = (error.statement or "").strip()
-        if isinstance(error.orig, psycopg.OperationalError) and error.connection_invalidated:
+        if isinstance(error.orig, psycopg.OperationalError) and connection.closed:
             raise DatabaseUnreachable(
-                f"{shown} went away in the middle of a migration: it is as it was before"
+                f"{shown} went away in the middle of a migration, which has not happened"
             ) from error
-        raise MigrationFailed(f"a migration of {shown} failed: {error.orig} in: {statement[:300]}") from error
+        statement = " ".join((error.statement or "").split())[:MAX_STATEMENT]
+        raise MigrationFailed(f"a migration of {shown} failed: {error.orig} The statement: {statement}") from error
     except CommandError as error:
         raise ConfigurationError(f"the migrations of {shown} cannot be run: {error}") from error
-
-
-@contextmanager
-def _connected(login: ConnectionSettings) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    session = {"lock_timeout": f"{LOCK_SECONDS}s", "timezone": "UTC"}
-    try:
-        connection = psycopg.connect(conninfo(login, **session), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise translate_connecting(error, login.shown) from error
-    try:
-        with connection:
-            yield connection
-    except psycopg.Error as error:
-        raise translate(error, login.shown, {}) from error
-
-
-__all__ = ["MerError", "MigrationFailed", "Script", "current", "scripts", "upgrade"]

@@ -1,0 +1,79 @@
+"""Opens the store that the settings name: the one place that knows which driver a URL means.
+
+An embedded database that is behind is migrated here, by a child `mer-migrate` under the owner's login; a server is
+migrated by whoever runs it, and this says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mer.core.errors import ConfigurationError, NotMigrated
+from mer.dal.base import Store
+from mer.dal.migrate import upgrade_embedded
+
+if TYPE_CHECKING:
+    from mer.settings import Settings
+
+
+async def open_store(settings: Settings) -> Store:
+    """Return the settings' store, opened and migrated.
+
+    Raises:
+        ConfigurationError: the URL is none of a database, or a folder cannot be used.
+        NotMigrated: a server is behind, or a database is newer than this program.
+        DatabaseUnreachable, AuthenticationFailed, DatabaseLocked.
+    """
+    make, embedded = await _driver(settings)
+    store = make()
+    try:
+        await store.open()
+    except NotMigrated:
+        if not embedded:
+            raise
+        await upgrade_embedded(settings)
+        store = make()
+        await store.open()
+    return store
+
+
+async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
+    """Return how to make the store, and whether its database is this user's own. Drivers are imported when they are needed."""
+    scheme = settings.database_url.partition(":")[0]
+    match scheme:
+        case "":
+            from mer.dal.postgres.embedded import EmbeddedPostgres
+
+            server = EmbeddedPostgres(settings.state_folder, settings.socket_folder)
+            login = await asyncio.to_thread(server.ensure_running, statement_seconds=settings.database_seconds)
+            from mer.dal.postgres.store import PostgresStore
+
+            return lambda: PostgresStore(login, start=server.ensure_running), True
+        case "postgresql" | "postgres":
+            from mer.dal.postgres.connection_settings import ConnectionSettings
+            from mer.dal.postgres.store import PostgresStore
+
+            login = ConnectionSettings.from_url(
+                settings.database_url,
+                username=settings.driver_username,
+                password=settings.driver_password,
+                statement_seconds=settings.database_seconds,
+            )
+            return lambda: PostgresStore(login), False
+        case "surrealkv" | "mem":
+            from mer.dal.surreal.store import SurrealStore
+
+            return (
+                lambda: SurrealStore(
+                    settings.database_url,
+                    statement_seconds=settings.database_seconds,
+                    lock_seconds=settings.lock_seconds,
+                ),
+                scheme == "surrealkv",
+            )
+    raise ConfigurationError(
+        f"{scheme}: is no database that this program knows",
+        hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH or mem://.",
+    )

@@ -1,0 +1,53 @@
+"""A connection for migrations: waits long for locks, and a statement takes as long as it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import psycopg
+
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.errors import StillStarting, translate, translate_connecting
+
+LOCK_SECONDS = 60
+"""How long to wait while another program migrates, and for tables that others use."""
+
+STARTING_SECONDS = 60.0
+"""How long to go on asking a server that says it is starting."""
+
+PAUSE_SECONDS = 0.1
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+@contextmanager
+def connected(login: ConnectionSettings) -> Iterator[Connection]:
+    """Give a connection where each statement is a transaction of its own.
+
+    Raises:
+        DatabaseUnreachable, AuthenticationFailed, and what errors.translate says of a statement.
+    """
+    connection = _connect(login)
+    try:
+        yield connection
+    except psycopg.Error as error:
+        raise translate(error, login.shown, {}) from error
+    finally:
+        connection.close()
+
+
+def _connect(login: ConnectionSettings) -> Connection:
+    until = time.monotonic() + STARTING_SECONDS
+    session = {"lock_timeout": f"{LOCK_SECONDS}s", "timezone": "UTC"}
+    while True:
+        try:
+            return psycopg.connect(conninfo(login, **session), autocommit=True)
+        except psycopg.OperationalError as error:
+            translated = translate_connecting(error, login.shown)
+            if not isinstance(translated, StillStarting) or time.monotonic() > until:
+                raise translated from error
+            time.sleep(PAUSE_SECONDS)
