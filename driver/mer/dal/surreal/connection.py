@@ -183,12 +183,12 @@ class Connection:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        if self.address.folder:
-            await asyncio.to_thread(_tighten, self.address.folder)
         # the engine says here what it could not finish; every acknowledged commit is on disk already
         with suppress(SurrealError):
             await engine.close()
         self._closed_at = time.monotonic()
+        if self.address.folder:
+            await asyncio.to_thread(_tighten, self.address.folder)
 
     async def _open(self) -> Engine:
         from surrealdb import AsyncSurreal
