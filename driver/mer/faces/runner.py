@@ -64,8 +64,7 @@ def _tell_usage(face: Face, error: click.ClickException) -> None:
     hint = None
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
-        usage = " ".join(context.command.collect_usage_pieces(context))
-        hint = f"usage: {context.command_path} {usage}; {context.command_path} --help says more"
+        hint = f"{context.command_path} --help says what it takes"
     face.console.error(UsageError(error.format_message(), hint=hint))
 
 

@@ -178,7 +178,7 @@ def _row(face: Face, record: AccessRecord) -> tuple[str, ...]:
     return (
         str(record.seq),
         _time(face, columns.get("at")),
-        str(columns.get("action") if columns.get("kind") == RecordKind.CHANGE else columns.get("kind") or ""),
+        str(columns.get("action") or columns.get("kind") or ""),
         model,
         str(columns.get("server") or ""),
         str(columns.get("outcome") or ""),

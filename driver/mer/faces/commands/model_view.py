@@ -61,14 +61,12 @@ def show_model(face: Face, view: ModelView, *, only: int | None) -> None:
     console.result(text, end="")
     if view.versions.items:
         shown = view.versions.items[0]
-        console.result(("\n" if console.terminal else "") + _version(face, shown), end="")
+        console.result("\n" + _version(face, shown), end="")
     if view.placements and only is None:
-        if console.terminal:
-            console.result()
+        console.result()
         console.table(PLACEMENT_COLUMNS, map(_placement_row, view.placements))
     if only is None:
-        if console.terminal:
-            console.result()
+        console.result()
         show_page(console, view.versions, VERSION_COLUMNS, lambda version: _version_row(face, view, version))
 
 

@@ -35,4 +35,4 @@ def show_steps(face: Face, steps: Sequence[Step]) -> None:
 
 
 def _took(step: Step) -> str:
-    return f"{step.microseconds / 1000:.1f} ms"
+    return f"{step.microseconds} µs" if step.microseconds < 1000 else f"{step.microseconds / 1000:.1f} ms"

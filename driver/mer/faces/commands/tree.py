@@ -72,8 +72,8 @@ class Root(click.Group):
         name = args[0]
         args = [*OLD_NAMES.get(name, (name,)), *args[1:]]
         if args[0] not in self.entries and not args[0].startswith("-"):
-            known = [*self.entries, *OLD_NAMES]
-            raise click.exceptions.NoSuchCommand(name, possibilities=get_close_matches(name, known), ctx=ctx)
+            nearest = get_close_matches(name, self.entries, n=1) or get_close_matches(name, OLD_NAMES, n=1)
+            raise click.exceptions.NoSuchCommand(name, possibilities=nearest, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,6 +12,9 @@ SMALLEST = 4
 LARGEST = 128
 """Rows or columns of a picture that is drawn."""
 
+DOUBLED = 16
+"""Rows up to which a picture is drawn twice as large: eight rows would be four lines high."""
+
 MOST_BARS = 32
 
 DARKEST, GREYS = 232, 24
@@ -34,7 +37,9 @@ def picture(console: Console, array: Any) -> str | None:
         return None
     low, span = min(known), max(known) - min(known)
     grey = [[min(1.0, max(0.0, (value - low) / span)) if value == value else 0.0 for value in row] for row in values]
-    if rows % 2:
+    if rows <= DOUBLED and 2 * columns <= console.width:
+        grey = [[value for value in row for _ in range(2)] for row in grey for _ in range(2)]
+    elif rows % 2:
         grey.append([0.0] * columns)
     pairs = zip(grey[::2], grey[1::2], strict=True)
     draw = _in_grey if console.color else _in_two

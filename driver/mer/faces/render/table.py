@@ -1,17 +1,23 @@
-"""Tables: drawn by rich on a terminal, aligned columns and one line a row in a pipe."""
+"""Tables: cut to the width of a terminal, whole and one line a row in a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mer.faces.render.text import cells, padded, visible
+from mer.faces.render.text import cells, cut, padded, visible
 
 if TYPE_CHECKING:
     from mer.faces.render.console import Console
 
-NARROWEST_COLUMN = 4
-"""Cells: a column of three and a mark says nothing any more."""
+NARROWEST_COLUMN = 8
+"""Cells to which a column is cut: with less than that and a mark it says nothing any more."""
+
+GAP = 2
+"""Cells between two columns."""
+
+NOTHING = "-"
+"""An empty cell in a pipe: without it, whoever splits a line at its spaces would count columns wrong."""
 
 
 class Column(NamedTuple):
@@ -24,55 +30,58 @@ class Column(NamedTuple):
 
 
 def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    """Return the table's text, every cell made visible. Without rows it is empty: a script that counts lines counts right."""
+    """Return the table's text, every cell made visible. Without rows it is empty: a script that counts lines counts right.
+
+    On a terminal that is too narrow even for what is never cut, every row is a block of lines.
+    """
     shown = [[visible(cell) for cell in row] for row in rows]
     if not shown:
         return ""
-    if console.terminal:
-        return _drawn(console, columns, shown)
-    widths = [max(cells(row[index]) for row in shown) for index in range(len(columns))]
-    titles = [column.title.upper().replace(" ", "_") for column in columns]
-    widths = [max(width, len(title)) for width, title in zip(widths, titles, strict=True)]
-    lines = ("  ".join(map(_padded, columns, row, widths)).rstrip() for row in [titles, *shown])
-    return "\n".join(lines) + "\n"
+    if not console.terminal:
+        titles = [column.title.upper().replace(" ", "_") for column in columns]
+        lines = [titles, *([cell or NOTHING for cell in row] for row in shown)]
+        return _aligned(columns, lines, _widths(lines))
+    titles = [column.title for column in columns]
+    widths = _fitted(columns, _widths([titles, *shown]), console.width)
+    if widths is None:
+        blocks = (details(console, dict(zip(titles, map(_or_none, row), strict=True))) for row in shown)
+        return "\n".join(blocks)
+    head = _aligned(columns, [titles], widths).rstrip("\n")
+    return f"{console.styled(head, '1')}\n{_aligned(columns, shown, widths)}"
 
 
-def _padded(column: Column, cell: str, width: int) -> str:
-    return padded(cell, width, right=column.right)
+def _or_none(cell: str) -> str | None:
+    return cell or None
 
 
-def _drawn(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    import io
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cells, column)) for column in zip(*lines, strict=True)]
 
-    from rich.console import Console as Rich
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="fold" if column.whole else "ellipsis",
-            min_width=None if column.whole else NARROWEST_COLUMN,
+def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int] | None:
+    """Return widths that fit into `room`, taking from the widest column that may be cut; None where none do."""
+    fitted = list(widths)
+    excess = sum(fitted) + GAP * (len(fitted) - 1) - room
+    while excess > 0:
+        cuttable = [
+            index for index, column in enumerate(columns) if not column.whole and fitted[index] > NARROWEST_COLUMN
+        ]
+        if not cuttable:
+            return None
+        fitted[max(cuttable, key=lambda index: fitted[index])] -= 1
+        excess -= 1
+    return fitted
+
+
+def _aligned(columns: Sequence[Column], lines: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    text = ""
+    for line in lines:
+        parts = (
+            padded(cut(cell, width), width, right=column.right)
+            for column, cell, width in zip(columns, line, widths, strict=True)
         )
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: rich would read [brackets] in somebody's words as its markup
-    out = io.StringIO()
-    rich = Rich(
-        file=out,
-        width=console.width,
-        force_terminal=console.color,
-        no_color=not console.color,
-        color_system="standard" if console.color else None,
-        emoji=False,
-        markup=False,
-        highlight=False,
-        legacy_windows=False,
-    )
-    rich.print(table)
-    return out.getvalue()
+        text += (" " * GAP).join(parts).rstrip() + "\n"
+    return text
 
 
 def details(console: Console, fields: Mapping[str, str | None]) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, STRING
 
+MOST_SHORTENED = 1000
+"""Numbers written with the digits of their own precision (0.1 for a float32, not 0.10000000149011612), which takes a while."""
+
 
 class Described:
     """One value: its dtype and shape, its plain Python form, and its array where it has one."""
@@ -43,12 +46,14 @@ class Described:
             return {"dtype": BYTES, "base64": base64.b64encode(self._plain).decode(), "value": None}
         if self.dtype == NESTED:
             return {"dtype": NESTED, "value": [item.document() for item in self._plain]}
-        value = self._plain
-        if self.numeric:
-            value = value.tolist()
-            if value is not None and self._plain.dtype.kind in "fcV":
-                value = _for_json(value)
+        value = self._numbers() if self.numeric else self._plain
         return {"dtype": self.dtype, "shape": list(self.shape), "value": value}
+
+    def _numbers(self) -> Any:
+        array = self._plain
+        if array.dtype.kind == "f" and array.itemsize < 8 and array.size <= MOST_SHORTENED:
+            array = array.astype(str).astype(float)
+        return _for_json(array.tolist()) if array.dtype.kind in "fc" else array.tolist()
 
 
 def described(value: Any) -> Described:

@@ -1,0 +1,61 @@
+"""`mer` over a store in memory: the whole program, its REPL and its signals, without a database to start.
+
+    python -m tests.support.memory_console [OPTIONS] [COMMAND]
+
+The model `echo` is there: `sleep` among its options makes it wait so many seconds.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+
+from mer.api import Mer
+from mer.core.actor import Via
+from mer.core.specs import TensorSpec
+from mer.faces.cli import main
+from mer.settings import Settings
+
+HANDLER = """
+import sys, time
+
+
+def load():
+    def handler(inputs):
+        text = inputs["text"]
+        print("reading", text)
+        sys.stdout.flush()
+        if text.startswith("sleep "):
+            time.sleep(float(text.split()[1]))
+        if text == "fail":
+            raise ValueError("no such word")
+        if text == "steer":
+            return {"text": "\\x1b]0;owned\\x07\\x1b[2J"}
+        return {"text": text.upper()}
+
+    return handler
+"""
+
+
+@contextlib.asynccontextmanager
+async def open_in_memory(settings: Settings, via: Via) -> AsyncIterator[Mer]:
+    from mer.__main__ import compose
+    from mer.dal.memory import MemoryStore
+    from mer.settings import load
+    from mer.surroundings import current_actor
+    from tests.support.running import folder_with, put_local, python_spec
+
+    store = MemoryStore()
+    await put_local(store)
+    actor = current_actor(via, environ=os.environ)
+    allowed = load(environ=os.environ, flags={"allow_changes": True})
+    folder = folder_with(settings.state_folder / "package", HANDLER)
+    text = TensorSpec(name="text", dtype="string", shape=())
+    async with compose(allowed, actor=actor, store=store) as m:
+        await m.register_model("echo", folder, spec=python_spec(inputs=(text,)))
+    async with compose(settings, actor=actor, store=store) as m:
+        yield m
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], environ=os.environ, open_mer=open_in_memory))
