@@ -193,11 +193,11 @@ def test_a_process_that_is_killed_while_it_adds_leaves_a_store_in_order(tmp_path
     program = """
 import os, signal, sys
 from pathlib import Path
-from mer.content import packages
+from mer.content import packing
 from mer.content.store import ContentStore
 from tests.support.content import PYTHON
-packages.format_manifest, whole = lambda files: (
-    whole(files) if set(files.values()) == {"0" * 64} else os.kill(os.getpid(), signal.SIGKILL)), packages.format_manifest
+packing.format_manifest, whole = lambda files: (
+    whole(files) if set(files.values()) == {"0" * 64} else os.kill(os.getpid(), signal.SIGKILL)), packing.format_manifest
 ContentStore(Path(sys.argv[1])).add_package(Path(sys.argv[2]), PYTHON)
 """
     folder = write_folder(tmp_path / "plain", {"a": "a"})

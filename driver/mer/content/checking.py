@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mer.content import packages, weights
+from mer.content import packages
 from mer.content.author import SKIPPED
+from mer.content.holdings import Holdings
 from mer.content.shelf import Shelf, writing
-from mer.content.trees import Trees, remove_tree
-from mer.core.errors import ContentMissing, DigestMismatch, MerError, PackageInvalid, WeightsInvalid
+from mer.content.trees import remove_tree
+from mer.core.errors import ContentMissing, DigestMismatch, MerError
 from mer.core.manifest import MANIFEST, is_digest
 from mer.core.records import Digest
 
 MAX_FAULTS = 1000
 """Faults told: a store that lost a disk must not fill the memory with them."""
-
-GRACE_SECONDS = 24 * 60 * 60.0
-"""How long gc leaves alone what nothing needs: an add may be done and its registration under way."""
 
 
 class FaultKind(StrEnum):
@@ -66,26 +64,6 @@ class Collected:
     trees: int
     blobs: int
     size: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Holdings:
-    """All that a store consists of."""
-
-    blobs: Shelf
-    manifests: Shelf
-    lists: Shelf
-    trees: Trees
-    incoming: Path
-
-    def references(self, shelf: Shelf, identifier: Digest) -> Collection[Digest]:
-        """Return the blobs that a package or weights needs. Raises: ContentMissing, DigestMismatch."""
-        try:
-            if shelf is self.manifests:
-                return packages.listed(identifier, shelf).values()
-            return [entry.digest for entry in weights.listed(identifier, shelf)]
-        except (PackageInvalid, WeightsInvalid, UnicodeDecodeError) as error:
-            raise DigestMismatch(f"{shelf.path(identifier)} is no list of {shelf.folder.name}") from error
 
 
 def verify(store: Holdings) -> ContentReport:

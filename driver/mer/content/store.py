@@ -9,9 +9,10 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mer.content import checking, packages, weights
-from mer.content.checking import GRACE_SECONDS, Collected, ContentReport, Holdings
+from mer.content import packages, weights
+from mer.content.holdings import Holdings
 from mer.content.lock import WAIT_SECONDS, locked
 from mer.content.packages import Package
 from mer.content.shelf import Shelf
@@ -20,6 +21,12 @@ from mer.content.weights import WeightsList
 from mer.core.records import Digest
 from mer.core.specs import VersionSpec
 from mer.folders import own_folder
+
+if TYPE_CHECKING:
+    from mer.content.checking import Collected, ContentReport
+
+GRACE_SECONDS = 24 * 60 * 60.0
+"""How long gc leaves alone what nothing needs: an add may be done and its registration under way."""
 
 UNPACK_SECONDS = 600.0
 """How long to wait while another process unpacks: links take milliseconds, copies of a large package minutes."""
@@ -53,8 +60,10 @@ class ContentStore:
             DigestMismatch, ContentMissing: the folder's own MANIFEST does not hold.
             ContentUnwritable, Busy.
         """
+        from mer.content.packing import pack  # what only changes need is not loaded for a run
+
         with self._adding():
-            return packages.take_in(folder, spec, blobs=self._blobs, manifests=self._manifests)
+            return pack(folder, spec, blobs=self._blobs, manifests=self._manifests)
 
     def package(self, identifier: Digest) -> Package:
         """Return a package: what carton.toml says, its files and its size. One `lstat` a file.
@@ -111,6 +120,8 @@ class ContentStore:
         Raises:
             Busy: gc is at work.
         """
+        from mer.content import checking
+
         with self._adding():  # adds go on; gc would take away what is just being read
             return checking.verify(self._holdings)
 
@@ -124,6 +135,8 @@ class ContentStore:
             DigestMismatch: a list that is kept was changed; nothing is removed then.
             ContentUnwritable.
         """
+        from mer.content import checking
+
         with locked(self.folder / "lock", alone=True, wait_seconds=wait_seconds):
             return checking.gc(self._holdings, frozenset(keep), now=self._clock(), grace_seconds=grace_seconds)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mer.content.shelf import Shelf
-from mer.content.tensor_files import open_tensors
 from mer.core.records import Digest
 from mer.core.weights import TensorEntry, format_weights, parse_weights
 
@@ -37,6 +36,8 @@ def take_in(path: Path, *, blobs: Shelf, lists: Shelf) -> WeightsList:
     Raises:
         WeightsInvalid, ContentUnwritable.
     """
+    from mer.content.tensor_files import open_tensors  # a run maps tensors and parses no file of any author
+
     entries: list[TensorEntry] = []
     with open_tensors(path) as tensors:
         for tensor in tensors:
