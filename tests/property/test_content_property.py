@@ -5,6 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mer.core.canonical import canonical
 from mer.core.carton import generate, read
 from mer.core.errors import PackageInvalid, WeightsInvalid
 from mer.core.manifest import format_manifest, parse_manifest, path_fault
@@ -120,6 +121,8 @@ def test_a_list_of_tensors_has_one_text_in_whatever_order_they_come(given_entrie
     text = format_weights(given_entries)
     random.shuffle(given_entries)
     assert format_weights(given_entries) == text
+    rows = [{"dtype": e.dtype, "name": e.name, "sha256": e.digest, "shape": e.shape} for e in given_entries]
+    assert set(text.split("\n")) == {*map(canonical, rows), ""}
     assert set(parse_weights(text)) == set(given_entries)
     assert all(entry.size == math.prod(entry.shape) * NUMERIC[entry.dtype] for entry in given_entries)
 
