@@ -276,6 +276,22 @@ def test_a_file_that_cannot_be_read_is_named(store: ContentStore, plain: Path):
         store.add_package(plain, PYTHON)
 
 
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(store: ContentStore, plain: Path):
+    found = author.author_files(plain)["model.py"]
+    for content in ("", "longer than it was before"):
+        (plain / "model.py").write_text(content)
+        with pytest.raises(PackageInvalid, match="was changed while it was read"):
+            list(found.chunks())
+
+
+def test_a_file_that_became_a_pipe_is_refused_and_nobody_waits_for_it(store: ContentStore, plain: Path):
+    found = author.author_files(plain)["model.py"]
+    (plain / "model.py").unlink()
+    os.mkfifo(plain / "model.py")
+    with pytest.raises(PackageInvalid, match="no file any more"):
+        list(found.chunks())
+
+
 def test_a_folder_of_too_many_files_is_refused_before_one_is_copied(store: ContentStore, tmp_path: Path):
     many = tmp_path / "many"
     many.mkdir()

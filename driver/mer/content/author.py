@@ -49,7 +49,7 @@ class AuthorFile:
         """Give the file's bytes; each chunk is overwritten by the next.
 
         Raises:
-            PackageInvalid: it cannot be read, or is no file any more.
+            PackageInvalid: it cannot be read, is no file any more, or has another size than before.
         """
         try:
             # O_NONBLOCK: a pipe that took its place meanwhile must not hold us
@@ -58,8 +58,14 @@ class AuthorFile:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise PackageInvalid(f"{self.place} is no file any more")
                 buffer = memoryview(bytearray(min(CHUNK, self.size + 1)))
+                left = self.size
                 while count := file.readinto(buffer):
+                    left -= count
+                    if left < 0:  # a log that something still writes to would never end
+                        break
                     yield buffer[:count]
+                if left:
+                    raise PackageInvalid(f"{self.place} was changed while it was read: try again")
         except OSError as error:
             raise PackageInvalid(f"{self.place} cannot be read: {error.strerror}") from error
 

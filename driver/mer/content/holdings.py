@@ -29,5 +29,5 @@ class Holdings:
             if shelf is self.manifests:
                 return packages.listed(identifier, shelf).values()
             return [entry.digest for entry in weights.listed(identifier, shelf)]
-        except (PackageInvalid, WeightsInvalid, UnicodeDecodeError) as error:
+        except (PackageInvalid, WeightsInvalid) as error:
             raise DigestMismatch(f"{shelf.path(identifier)} is no list of {shelf.folder.name}") from error

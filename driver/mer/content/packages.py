@@ -30,9 +30,8 @@ def load(identifier: Digest, *, blobs: Shelf, manifests: Shelf) -> Package:
     from mer.core import carton  # tomllib, 4 ms: a run has its spec from the registry and asks for the tree alone
 
     files = listed(identifier, manifests)
-    toml = blobs.find(files[carton.CARTON_TOML]).read_bytes().decode()
     size = sum(blobs.find(digest).stat().st_size for digest in files.values())
-    return Package(id=identifier, spec=carton.read(toml), files=files, size=size)
+    return Package(id=identifier, spec=carton.read(blobs.read(files[carton.CARTON_TOML])), files=files, size=size)
 
 
 def listed(identifier: Digest, manifests: Shelf) -> dict[str, Digest]:
@@ -41,4 +40,4 @@ def listed(identifier: Digest, manifests: Shelf) -> dict[str, Digest]:
     Raises:
         ContentMissing, DigestMismatch.
     """
-    return parse_manifest(manifests.find(identifier).read_bytes().decode())
+    return parse_manifest(manifests.read(identifier))

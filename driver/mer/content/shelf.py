@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mer.core.errors import ContentMissing, ContentUnwritable, DigestMismatch
+from mer.core.errors import ContentError, ContentMissing, ContentUnwritable, DigestMismatch
 from mer.core.manifest import is_digest
 from mer.core.records import Digest
 
@@ -65,13 +65,30 @@ class Shelf:
         path = self.path(digest)
         try:
             found = path.lstat()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ContentMissing(f"{digest} is missing from the content store") from error
+        except OSError as error:
+            raise ContentError(f"{path} cannot be read: {error.strerror}") from error
         if size is not None and found.st_size != size:
             raise DigestMismatch(f"{path} has {found.st_size} bytes, not {size}")
         if not is_sealed(found):
             self.check(digest)
         return path
+
+    def read(self, digest: Digest) -> str:
+        """Return the text of a file that is known to be whole.
+
+        Raises:
+            ContentMissing, DigestMismatch.
+            ContentError: it cannot be read, or is no text.
+        """
+        path = self.find(digest)
+        try:
+            return path.read_bytes().decode()  # as bytes: `read_text` would take `\r\n` for `\n`
+        except OSError as error:
+            raise ContentError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ContentError(f"{path} is no text") from error
 
     def has(self, digest: Digest) -> bool:
         """Tell whether the file is there and whole."""

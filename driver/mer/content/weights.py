@@ -80,4 +80,4 @@ def listed(identifier: Digest, lists: Shelf) -> tuple[TensorEntry, ...]:
     Raises:
         ContentMissing, DigestMismatch.
     """
-    return parse_weights(lists.find(identifier).read_bytes().decode())
+    return parse_weights(lists.read(identifier))
