@@ -66,7 +66,7 @@ IMMUTABLE = {
     "statement",
     [
         "UPDATE {table} SET {change}",
-        "UPSERT (SELECT VALUE id FROM {table}) SET {change}",
+        "UPSERT {table} SET {change} WHERE id IS NOT NONE",
         "DELETE {table}",
         "INSERT INTO {table} (SELECT * FROM {table}) ON DUPLICATE KEY UPDATE {change}",
     ],

@@ -122,10 +122,11 @@ class Migrations:
         """Apply one script; False where somebody else has done it at the same moment."""
         begin, end = self._queries["begin"], self._queries["end"]
         before = begin.text.count(";") + 1  # BEGIN itself is a statement too
-        text = "".join(f"{statement};\n" for statement in script.statements)
+        # all before the source stands on its first line, so that the engine's line numbers are those of the file
+        prelude = " ".join(["BEGIN;", *begin.text.splitlines()])
         parameters = {"mer_number": script.number, "mer_name": script.name, "mer_checksum": script.checksum}
         try:
-            statements = await self._connection.run(f"BEGIN;\n{begin.text}\n{text}{end.text}\nCOMMIT;", parameters)
+            statements = await self._connection.run(f"{prelude} {script.source}\n;\n{end.text}\nCOMMIT;", parameters)
         except MerError as error:
             if type(error) is MerError:  # the engine could not read it, and says where
                 raise MigrationFailed(f"{script.path}: {error.message}") from error

@@ -21,6 +21,7 @@ class Script:
     number: int
     name: str
     path: Path
+    source: str
     statements: tuple[str, ...]
     checksum: str
 
@@ -66,7 +67,8 @@ def read_scripts(folder: Path) -> tuple[Script, ...]:
 def _read(path: Path, number: int, name: str) -> Script:
     try:
         content = path.read_bytes()
-        statements = split(content.decode())
+        source = content.decode()
+        statements = split(source)
     except (OSError, UnicodeDecodeError, ScriptUnreadable) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     if not statements:
@@ -75,6 +77,7 @@ def _read(path: Path, number: int, name: str) -> Script:
         number=number,
         name=name,
         path=path,
+        source=source,
         statements=tuple(statements),
         checksum=hashlib.sha256(content).hexdigest(),
     )

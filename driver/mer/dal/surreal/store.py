@@ -98,7 +98,21 @@ class SurrealStore(SurrealRepositories):
     async def open(self) -> None:
         if self._connection.address.folder is None:
             await Migrations(self._connection).upgrade()
-        found = await self.schema()
+        try:
+            self._check(await self.schema())
+        except NotMigrated:
+            await self._connection.close()  # whoever migrates it now is another process, and needs the folder
+            raise
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._connection.close()
+
+    async def schema(self) -> int | None:
+        applied = await Migrations(self._connection).current()
+        return applied[-1].number if applied else None
+
+    def _check(self, found: int | None) -> None:
         if found is None:
             raise NotMigrated(f"{self.name} is not migrated", hint="run `mer-migrate upgrade`")
         if found < base.SCHEMA:
@@ -111,14 +125,6 @@ class SurrealStore(SurrealRepositories):
                 f"{self.name} has the schema {found:02}, this program knows only {base.SCHEMA:02}",
                 hint="a newer program made it: install that",
             )
-
-    async def close(self) -> None:
-        await self._writer.close()
-        await self._connection.close()
-
-    async def schema(self) -> int | None:
-        applied = await Migrations(self._connection).current()
-        return applied[-1].number if applied else None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[base.Repositories]:
