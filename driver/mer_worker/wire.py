@@ -257,7 +257,7 @@ class Decoder:
     The caller reads into `buffer()` and says how many bytes came: a large body is received where it stays.
     """
 
-    __slots__ = ("_body", "_buffer", "_end", "_filled", "_limits", "_noise", "_pending", "_seen", "_start", "_view")
+    __slots__ = ("_body", "_buffer", "_end", "_filled", "_limits", "_noise", "_noise_bytes", "_pending", "_seen", "_start", "_view")
 
     def __init__(self, limits: Limits | None = None, *, preamble: bool = True) -> None:
         self._limits = limits or Limits()
@@ -269,6 +269,7 @@ class Decoder:
         self._filled = 0
         self._seen = not preamble
         self._noise = b""
+        self._noise_bytes = 0
 
     def buffer(self) -> memoryview:
         """Return where the next bytes go; never empty."""
@@ -355,19 +356,19 @@ class Decoder:
         """Skip what a login shell printed."""
         got = bytes(self._view[self._start : self._end])
         found = got.find(PREAMBLE)
-        if found >= 0 and len(self._noise) + found <= MAX_NOISE_BYTES:
-            self._noise += got[:found]
-            self._start += found + len(PREAMBLE)
-            self._seen = True
-            return self._start < self._end
-        keep = len(PREAMBLE) - 1  # the preamble may be cut anywhere
-        gone = max(0, len(got) - keep)
+        # the preamble may be cut anywhere: what could be its beginning stays
+        gone = found if found >= 0 else max(0, len(got) - len(PREAMBLE) + 1)
         self._noise += got[:gone]
+        self._noise_bytes += gone
         self._start += gone
-        if found >= 0 or len(self._noise) > MAX_NOISE_BYTES:
-            raise WireError(f"no preamble within {MAX_NOISE_BYTES} bytes: it begins {self._noise[:60]!r}")
-        self._make_room(RECEIVE_BYTES)
-        return False
+        if self._noise_bytes > MAX_NOISE_BYTES:
+            raise WireError(f"no preamble within {MAX_NOISE_BYTES} bytes: they end {bytes(self._noise[-60:])!r}")
+        if found < 0:
+            self._make_room(RECEIVE_BYTES)
+            return False
+        self._start += len(PREAMBLE)
+        self._seen = True
+        return self._start < self._end
 
     def _make_room(self, wanted: int) -> None:
         """See that `wanted` bytes from the start fit; a head may be larger than the usual buffer."""
