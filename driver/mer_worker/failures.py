@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from mer_worker.wire import MAX_ERROR_TEXT, Kind, WireError, frame
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_BEFORE_THE_AUTHORS = (_OURS, importlib.__file__, "<frozen importlib")
 
 
 class Failure(Exception):
@@ -48,7 +50,9 @@ def traceback_of(error: BaseException) -> Optional[str]:
     import traceback  # 0.6 MB, and most workers never fail
 
     step = error.__traceback__
-    while step is not None and step.tb_frame.f_code.co_filename.startswith(_OURS):
+    while step is not None and not step.tb_frame.f_code.co_filename.startswith(_OURS):
+        step = step.tb_next  # the caller's own frames, where the handler runs in his process
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(_BEFORE_THE_AUTHORS):
         step = step.tb_next
     if step is None and not isinstance(error, SyntaxError):
         return None

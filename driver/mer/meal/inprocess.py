@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mer.core.errors import InputInvalid
+from mer.core.errors import InputInvalid, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.failing import error_of
 from mer.meal.loaded import LoadedModel
@@ -68,7 +68,7 @@ class InProcess(LoadedModel):
         on_log: LogCallback | None = None,  # noqa: ARG002 - its prints are the caller's own
     ) -> dict[str, Any]:
         if self._runner is None:
-            raise InputInvalid("the model was closed")
+            raise WorkerLost("the model was closed")
         try:
             given = _across(encode(inputs), self._arrays, writable=False)
         except WireError as error:
