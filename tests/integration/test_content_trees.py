@@ -1,5 +1,6 @@
 """Unpacked packages: whole or not there, read-only, and mended when somebody changed one."""
 
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mer.content import trees
+from mer.content import shelf, trees
 from mer.content.packages import Package
 from mer.content.shelf import SEALED
 from mer.content.store import ContentStore
@@ -113,7 +114,15 @@ def test_threads_that_want_the_same_tree_at_once_all_get_it_whole(store: Content
     assert list((store.folder / "incoming").iterdir()) == []
 
 
-def test_what_a_killed_process_left_behind_is_in_nobodys_way(store: ContentStore, package: Package):
-    for number in range(100):  # of a process with the same pid, as containers have it
-        write_folder(store.folder / "incoming" / f"{os.getpid()}-{number}", {"left": "x"})
-    assert (store.tree(package.id) / "model/model.py").exists()
+def test_what_a_killed_process_left_behind_is_in_nobodys_way(
+    store: ContentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # in a container the same pid comes again, and begins to count anew
+    monkeypatch.setattr(shelf, "_INCOMING", itertools.count())
+    incoming = store.folder / "incoming"
+    for number in range(20):
+        write_folder(incoming, {f"{os.getpid()}-{number}" + "/left" * (number % 2): "by another"})
+    package = store.add_package(write_folder(tmp_path / "plain", {"model.py": "x = 1\n"}), PYTHON)
+    assert (store.tree(package.id) / "model/model.py").read_text() == "x = 1\n"
+    assert {path.read_text() for path in incoming.rglob("*") if path.is_file()} == {"by another"}
+    assert len(list(incoming.iterdir())) == 20
