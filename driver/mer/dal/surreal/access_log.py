@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -114,14 +115,26 @@ class SurrealAccessLog:
         return page_of(found[:wanted], limit=limit, key=lambda record: str(record.seq))
 
     async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
-        first, last = (after + 1 if after else FIRST_ID), (LAST_ID if until is None else until)
-        while first <= last:
-            found = await self._records(self._queries["between"], first=first, last=last, limit=SCANNED_AT_ONCE)
-            if found:
-                yield found
-            if len(found) < SCANNED_AT_ONCE:
-                return
-            first = found[-1].seq + 1
+        last = LAST_ID if until is None else until
+        reading = self._read(after + 1 if after else FIRST_ID, last)
+        try:
+            while True:
+                found = await reading
+                more = len(found) == SCANNED_AT_ONCE and found[-1].seq < last
+                if more and self._run.concurrent:
+                    # the engine works in threads of its own while the caller checks what he has
+                    reading = self._read(found[-1].seq + 1, last)
+                if found:
+                    yield found
+                if not more:
+                    return
+                if not self._run.concurrent:
+                    reading = self._read(found[-1].seq + 1, last)
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()  # a caller who leaves early has no use for it
 
     async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
         rows = await self._run.ask(self._queries["unfinished"], lease=lease)
@@ -130,6 +143,10 @@ class SurrealAccessLog:
     async def unfinished_by_server(self, model: str) -> dict[str, int]:
         rows = await self._run.ask(self._queries["unfinished_by_server"], model=model)
         return {row["server"]: row["open"] for row in rows}
+
+    def _read(self, first: int, last: int) -> asyncio.Task[list[AccessRecord]]:
+        query = self._queries["between"]
+        return asyncio.create_task(self._records(query, first=first, last=last, limit=SCANNED_AT_ONCE))
 
     async def _walk(self, where: AccessFilter, before: int | None, wanted: int) -> list[AccessRecord]:
         """Look downwards from the newest record, in windows that double while little fits."""

@@ -18,6 +18,10 @@ Otherwise: TypeAlias = Mapping[str, MerError]
 class Executor(Protocol):
     """What a repository needs of a database."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several questions may be under way at once."""
+
     async def ask(self, query: Query, /, **parameters: Any) -> Any:
         """Run a query and return its answer.
 
@@ -39,6 +43,8 @@ class Executor(Protocol):
 
 class Direct:
     """Each query is a transaction of its own."""
+
+    concurrent = True
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -45,6 +45,8 @@ class _Step:
 class UnitOfWork:
     """The steps of one unit, in order; an Executor for the repositories of one `transaction()`."""
 
+    concurrent = False  # each step runs those before it
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._steps: list[_Step] = []
