@@ -73,7 +73,7 @@ class Root(click.Group):
         name = args[0]
         args = [*OLD_NAMES.get(name, (name,)), *args[1:]]
         if args[0] not in self.entries and not args[0].startswith("-"):
-            nearest = get_close_matches(name, self.entries, n=1) or get_close_matches(name, OLD_NAMES, n=1)
+            nearest = get_close_matches(name, [*self.entries, *OLD_NAMES], n=1)
             raise click.exceptions.NoSuchCommand(name, possibilities=nearest, ctx=ctx)
         return super().resolve_command(ctx, args)
 
