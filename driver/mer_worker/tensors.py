@@ -216,8 +216,10 @@ def _named(name: object) -> str:
 def _encode_buffer(name: str, value: Buffer) -> tuple[str, tuple[int, ...], Bytes]:
     size = NUMERIC.get(value.dtype)
     data = value.data
+    if value.dtype == JSON and not value.shape:  # a text that is meant as JSON: plain, it would be sent as a string
+        return JSON, (), data
     if size is None:
-        raise TensorError(f"{name!r}: a Buffer has a dtype of numbers, not {value.dtype!r}")
+        raise TensorError(f"{name!r}: a Buffer has a dtype of numbers, or is JSON, not {value.dtype!r}")
     if data.ndim != 1 or data.itemsize != 1 or not data.c_contiguous:
         if not data.c_contiguous or not data.nbytes:
             data = memoryview(data.tobytes())
