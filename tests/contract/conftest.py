@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.stores import STORES, Database
 
 from mer.dal.base import Store
+from tests.support.stores import STORES, Database
 
 
 @pytest.fixture(params=list(STORES))

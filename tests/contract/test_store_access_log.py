@@ -151,7 +151,7 @@ async def test_one_bad_body_does_not_take_its_neighbours_with_it(store: Store) -
     ids=["a time without microseconds", "no time", "an unknown kind"],
 )
 async def test_a_body_that_no_column_can_tell_is_refused(store: Store, fields: dict[str, Any]) -> None:
-    body = records.change(await store.access_log.chain(), **fields)
+    body = records.body(await store.access_log.chain(), **{"kind": "change", **fields})
     with pytest.raises(MerError):
         await store.access_log.append([body])
     assert await store.access_log.head() == chain.EMPTY

@@ -7,10 +7,10 @@ import datetime as dt
 
 import msgspec
 import pytest
-from tests.support import records
 
 from mer.core.errors import AlreadyExists
 from mer.dal.base import Store
+from tests.support import records
 
 
 async def test_a_lease_is_read_back_with_the_stores_times(store: Store) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.support import records
 
 from mer.core.errors import AliasNotFound, ConcurrentChange, ModelNotFound, UsageError, VersionNotFound
 from mer.core.records import Digest, Model
 from mer.core.specs import Command, Limits, TensorSpec, Tokens, VersionSpec
 from mer.dal.base import Store
+from tests.support import records
 
 
 @pytest.fixture

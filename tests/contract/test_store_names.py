@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support import records
 
 from mer.core.errors import AlreadyExists, ModelNotFound, NotFound, ServerNotFound, WeightsNotFound
 from mer.core.identifiers import uuid7
 from mer.core.records import MAX_PAGE
 from mer.dal.base import Store
+from tests.support import records
 
 
 @dataclass(frozen=True)

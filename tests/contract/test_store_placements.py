@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.support import records
 
 from mer.core.errors import ModelNotFound, PlacementNotFound, ServerNotFound, VersionNotFound
 from mer.core.records import Model, Server
 from mer.dal.base import Store
+from tests.support import records
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support import records
-
 from mer.core.records import ServerKind
 from mer.dal.base import Store
+from tests.support import records
 
 
 async def test_parameters_are_kept_as_json(store: Store) -> None:

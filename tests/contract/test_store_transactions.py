@@ -6,14 +6,14 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.support import records
-from tests.support.stores import Database
 
 from mer.core.chain import EMPTY
 from mer.core.errors import AlreadyExists, ConcurrentChange, ModelNotFound, VersionNotFound
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId, Model
 from mer.dal.base import SCHEMA, Store
+from tests.support import records
+from tests.support.stores import Database
 
 TRIES = 50
 """Of a block that meets ConcurrentChange: far more than writers in these tests."""

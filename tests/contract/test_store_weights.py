@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.support import records
 
 from mer.core.errors import ConcurrentChange, VersionNotFound, WeightsNotFound
 from mer.core.records import Digest, Weights
 from mer.dal.base import Store
+from tests.support import records
 
 
 @pytest.fixture

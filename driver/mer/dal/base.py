@@ -180,7 +180,10 @@ class AccessLog(Protocol):
         """Return its records, oldest first."""
 
     async def page(self, where: AccessFilter, *, after: str | None = None, limit: int = PAGE) -> Page[AccessRecord]:
-        """List newest first; `after` is a seq as text."""
+        """List newest first; `after` is a seq as text.
+
+        By seq; a store may order by time where a time is asked for, which differs only where writers' clocks do.
+        """
 
     def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
         """Read all records after that seq, oldest first, some at a time; memory stays bounded however long the log is."""

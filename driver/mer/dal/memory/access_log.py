@@ -21,10 +21,13 @@ from mer.core.records import (
 )
 from mer.dal.memory.tables import LogLock, Tables
 from mer.dal.paging import bounded, number_after, page_of
-from mer.dal.times import record_time
+from mer.dal.times import record_text, record_time
 
 SCANNED_AT_ONCE = 1000
 """Records that `scan` gives at once."""
+
+STARTED_WITH = ("invocation", "lease", "model", "server")
+"""What the open invocations need to be found again."""
 
 
 class MemoryAccessLog:
@@ -139,8 +142,11 @@ def _columns(body: str) -> dict[str, str | int | None]:
     """Return the columns of a body, or refuse it as a database's types would."""
     try:
         columns = derived(json.loads(body))
-        RecordKind(str(columns["kind"]))
-        record_time(str(columns["at"]))
+        kind = RecordKind(str(columns["kind"]))
+        if record_text(record_time(str(columns["at"]))) != columns["at"]:
+            raise ValueError(f"the time {columns['at']} is not written as records write it")
+        if kind is RecordKind.STARTED and not all(isinstance(columns[name], str) for name in STARTED_WITH):
+            raise ValueError(f"a run starts with {', '.join(STARTED_WITH)}")
     except (ValueError, AttributeError) as error:
         raise MerError(f"the database refuses a record: {error}") from error
     return columns

@@ -79,7 +79,9 @@ class PostgresAccessLog:
         else:
             # planned for its own filter each time: a plan for all of them would use no index
             parameters = {**msgspec.structs.asdict(where), "after": last, "limit": most}
-            rows = await self._session.ask(self._queries["filtered_page"], parameters, repeatable=True, prepare=False)
+            by_time = where.since is not None or where.until is not None
+            query = self._queries["filtered_page_by_time" if by_time else "filtered_page"]
+            rows = await self._session.ask(query, parameters, repeatable=True, prepare=False)
         return page_of([_record(row) for row in rows], limit=limit, key=lambda record: str(record.seq))
 
     async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:

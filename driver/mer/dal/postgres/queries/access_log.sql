@@ -26,7 +26,23 @@ SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, act
 FROM mer.access WHERE seq < %(after)s ORDER BY seq DESC LIMIT %(limit)s;
 
 -- name: filtered_page
--- What fits, newest first by time: each index that a filter can use is in that order (access_at, access_model, access_actor).
+-- What fits, newest first by place.
+SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+FROM mer.access
+WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
+    AND (%(model)s::text IS NULL OR model = %(model)s)
+    AND (%(server)s::text IS NULL OR server = %(server)s)
+    AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+    AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+    AND (%(invocation)s::uuid IS NULL OR invocation = %(invocation)s)
+    AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+    AND (%(after)s::bigint IS NULL OR seq < %(after)s)
+ORDER BY seq DESC LIMIT %(limit)s;
+
+-- name: filtered_page_by_time
+-- The same where a time is asked for, newest first by time: the order of access_at, access_model and access_actor. By place
+-- it would walk back through the whole log to an old day.
 SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access
 WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)

@@ -34,6 +34,8 @@ CREATE INDEX access_model ON mer.access (model, at, seq);
 
 CREATE INDEX access_actor ON mer.access (actor, at, seq);
 
+-- As many rows as runs are under way: an index more would cost each run more than it saves.
+
 CREATE TABLE mer.open_invocation (
     invocation uuid PRIMARY KEY,
     lease uuid NOT NULL,
@@ -41,10 +43,6 @@ CREATE TABLE mer.open_invocation (
     model text COLLATE "C" NOT NULL,
     server text COLLATE "C" NOT NULL
 );
-
-CREATE INDEX open_invocation_lease ON mer.open_invocation (lease, started_seq);
-
-CREATE INDEX open_invocation_model ON mer.open_invocation (model);
 
 -- Nothing is ever in it. Appending locks it, and since the driver may not, nobody can hold up the log but by appending.
 
@@ -60,8 +58,8 @@ DECLARE
     last_digest text;
     next_digest text;
     body text;
-    found_kind text;
-    fields record;
+    place bigint;
+    digests text[];
 BEGIN
     -- with an older snapshot the last row would be one that others have followed already
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -75,39 +73,70 @@ BEGIN
     SELECT a.seq, a.digest INTO last_seq, last_digest FROM mer.access a ORDER BY a.seq DESC LIMIT 1;
     last_seq := coalesce(last_seq, 0);
     last_digest := coalesce(last_digest, repeat('0', 64));
+    next_digest := last_digest;
+    place := last_seq;
     FOREACH body IN ARRAY bodies LOOP
-        SELECT f.* INTO STRICT fields FROM json_to_record(body::json) AS f(
-            kind text, at text, invocation uuid, lease uuid, actor json, model text, version integer, server text,
-            outcome text, action text);
-        IF to_char(fields.at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') IS DISTINCT FROM fields.at THEN
-            RAISE EXCEPTION 'the time of a record is not in its form: %', fields.at USING ERRCODE = 'invalid_datetime_format';
-        END IF;
-        next_digest := encode(sha256(convert_to(
-            '{"previous":"' || last_digest || '","record":' || body || ',"seq":' || (last_seq + 1) || '}', 'UTF8')), 'hex');
-        INSERT INTO mer.access
-            (seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action)
-        VALUES (last_seq + 1, last_digest, next_digest, body, fields.kind, fields.at::timestamptz, fields.invocation,
-            fields.lease, CASE json_typeof(fields.actor) WHEN 'object' THEN fields.actor ->> 'user' END, fields.model,
-            fields.version, fields.server, fields.outcome, fields.action)
-        ON CONFLICT ON CONSTRAINT access_once DO NOTHING;
+        place := place + 1;
+        next_digest := mer.digest(next_digest, body, place);
+        digests := digests || next_digest;
+    END LOOP;
+    BEGIN
+        PERFORM mer.insert_records(bodies, last_digest || digests, last_seq);
+        RETURN QUERY SELECT last_seq + n, d FROM unnest(digests) WITH ORDINALITY AS u(d, n);
+        RETURN;
+    EXCEPTION WHEN unique_violation THEN
+        -- some of them are there already: their writer was not told, and appends them again
+    END;
+    FOREACH body IN ARRAY bodies LOOP
+        SELECT a.seq, a.digest INTO place, next_digest
+        FROM json_to_record(body::json) AS f(invocation uuid, kind text)
+        JOIN mer.access a ON a.invocation = f.invocation AND a.kind = f.kind;
         IF NOT FOUND THEN
-            -- it is there already: the writer was not told, and asks again
-            RETURN QUERY SELECT a.seq, a.digest FROM mer.access a
-                WHERE a.invocation = fields.invocation AND a.kind = fields.kind;
-            CONTINUE;
+            place := last_seq + 1;
+            next_digest := mer.digest(last_digest, body, place);
+            PERFORM mer.insert_records(ARRAY[body], ARRAY[last_digest, next_digest], last_seq);
+            last_seq := place;
+            last_digest := next_digest;
         END IF;
-        last_seq := last_seq + 1;
-        last_digest := next_digest;
-        found_kind := fields.kind;
-        IF found_kind = 'started' THEN
-            INSERT INTO mer.open_invocation (invocation, lease, started_seq, model, server)
-            VALUES (fields.invocation, fields.lease, last_seq, fields.model, fields.server);
-        ELSIF found_kind = 'finished' THEN
-            DELETE FROM mer.open_invocation o WHERE o.invocation = fields.invocation;
-        END IF;
-        seq := last_seq;
-        digest := last_digest;
-        RETURN NEXT;
+        RETURN QUERY SELECT place, next_digest;
     END LOOP;
 END
 $append$;
+
+-- core.chain.digest, byte for byte.
+
+CREATE FUNCTION mer.digest(previous text, body text, seq bigint) RETURNS text
+LANGUAGE sql IMMUTABLE AS $digest$
+    SELECT encode(sha256(convert_to(
+        '{"previous":"' || previous || '","record":' || body || ',"seq":' || seq || '}', 'UTF8')), 'hex')
+$digest$;
+
+-- Columns are derived as core.chain.derived does. `digests` begins with the one before the first. What does not fit its
+-- column, a time that is not written as bodies write it among that, is refused.
+
+CREATE FUNCTION mer.insert_records(bodies text[], digests text[], last_seq bigint) RETURNS void
+LANGUAGE plpgsql AS $insert$
+#variable_conflict use_column
+BEGIN
+    WITH added AS (
+        INSERT INTO mer.access
+            (seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action)
+        SELECT last_seq + given.n, digests[given.n], digests[given.n + 1], given.body, f.kind,
+            CASE to_char(f.at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                WHEN f.at THEN f.at::timestamptz END,
+            f.invocation, f.lease, CASE json_typeof(f.actor) WHEN 'object' THEN f.actor ->> 'user' END,
+            f.model, f.version, f.server, f.outcome, f.action
+        FROM unnest(bodies) WITH ORDINALITY AS given(body, n)
+        CROSS JOIN LATERAL json_to_record(given.body::json) AS f(
+            kind text, at text, invocation uuid, lease uuid, actor json, model text, version integer, server text,
+            outcome text, action text)
+        RETURNING seq, kind, invocation, lease, model, server
+    ), opened AS (
+        INSERT INTO mer.open_invocation (invocation, lease, started_seq, model, server)
+        SELECT invocation, lease, seq, model, server FROM added
+        WHERE kind = 'started'
+            AND invocation NOT IN (SELECT invocation FROM added WHERE kind = 'finished' AND invocation IS NOT NULL)
+    )
+    DELETE FROM mer.open_invocation WHERE invocation IN (SELECT invocation FROM added WHERE kind = 'finished');
+END
+$insert$;
