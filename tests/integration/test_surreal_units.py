@@ -182,3 +182,14 @@ async def test_a_value_of_the_wrong_type_is_said_to_be_unfit(connection: Connect
 async def test_a_table_that_is_not_there_means_not_migrated(connection: Connection) -> None:
     with pytest.raises(NotMigrated):
         await Direct(connection).ask(query("SELECT * FROM model;"))
+
+
+async def test_a_change_that_was_given_up_still_ends_before_the_next_begins() -> None:
+    connection = Connection(parse_address("mem://"), statement_seconds=0.1, lock_seconds=5, idle_seconds=5)
+    await connection.run("DEFINE TABLE a; CREATE a:1 SET x = 0;", {})
+    run = Direct(connection)
+    with pytest.raises(DatabaseUnreachable, match=r"within 0\.1 s"):
+        await run.ask(query("LET $x = (SELECT VALUE x FROM ONLY a:1); sleep(400ms); UPDATE a:1 SET x = $x + 1;"))
+    await run.ask(query("UPDATE a:1 SET x += 1;"))
+    assert await run.ask(query("SELECT VALUE x FROM ONLY a:1;")) == 2
+    await connection.close()

@@ -176,7 +176,11 @@ class GroupWriter:
                     outcomes, self._head = appended.places, appended.head
                 except InputInvalid:
                     outcomes, self._head = await append_each(self._run, entries, head)
-        except BaseException as error:  # noqa: BLE001 - the callers have to hear of everything, a bug of ours included
+        except asyncio.CancelledError:
+            for request in group:
+                request.places.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - the callers have to hear of everything, a bug of ours included
             self._head = None
             for request in group:
                 if not request.places.done():

@@ -67,6 +67,8 @@ class Connection:
         self._switch = asyncio.Lock()  # opening and closing, one at a time
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._abandoned: set[asyncio.Task[Any]] = set()
+        """Statements that the engine still works on though their callers gave up."""
         self._closed_at = float("-inf")
 
     @asynccontextmanager
@@ -105,7 +107,7 @@ class Connection:
         try:
             yield
         finally:
-            self.gate.release()
+            self._release()
 
     async def run(self, script: str, parameters: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Run a script and return the result of each statement, failed ones included.
@@ -129,6 +131,10 @@ class Connection:
                 raise DatabaseUnreachable(
                     f"{self.address.name} did not answer within {self._statement_seconds:g} s"
                 ) from error
+            finally:
+                if not task.done():
+                    self._abandoned.add(task)
+                    task.add_done_callback(self._abandoned.discard)
 
     async def close(self) -> None:
         """Close the engine once what is under way has ended, and wait until the process may end."""
@@ -151,6 +157,13 @@ class Connection:
         except (ValueError, TypeError) as error:  # beyond 64 bits, a lone surrogate, a type without a form
             raise InputInvalid(f"the database cannot hold this: {error}") from error
         return answer
+
+    def _release(self) -> None:
+        """Open the gate, once the engine has ended what its last holder abandoned: that may yet change something."""
+        if self._abandoned:
+            next(iter(self._abandoned)).add_done_callback(lambda task: self._release())  # noqa: ARG005
+        else:
+            self.gate.release()
 
     def _answered(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
