@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mer.core.errors import ConfigurationError, NotMigrated
+from mer.core.errors import ConfigurationError, DatabaseUnreachable, NotMigrated
 from mer.dal.base import Store
 from mer.dal.migrate import upgrade_embedded
 
 if TYPE_CHECKING:
+    from mer.dal.postgres.embedded import EmbeddedPostgres
     from mer.settings import Settings
 
 
@@ -47,6 +48,8 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
             from mer.dal.postgres.embedded import EmbeddedPostgres
 
             server = EmbeddedPostgres(settings.state_folder, settings.socket_folder)
+            if not settings.start_database:
+                return await _without_starting(server, settings), False
             login = await asyncio.to_thread(server.ensure_running, statement_seconds=settings.database_seconds)
             from mer.dal.postgres.store import PostgresStore
 
@@ -77,3 +80,15 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
         f"{scheme}: is no database that this program knows",
         hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH or mem://.",
     )
+
+
+async def _without_starting(server: EmbeddedPostgres, settings: Settings) -> Callable[[], Store]:
+    if not (await asyncio.to_thread(server.status)).running:
+        raise DatabaseUnreachable(
+            "the embedded PostgreSQL does not run, and MER_START_DATABASE forbids to start it",
+            hint="start_mer.sh starts it",
+        )
+    from mer.dal.postgres.store import PostgresStore
+
+    login = server.driver(statement_seconds=settings.database_seconds)
+    return lambda: PostgresStore(login)
