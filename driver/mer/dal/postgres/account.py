@@ -38,8 +38,12 @@ class Account:
         """Whether that is this process's own user."""
         return self.uid == os.geteuid()
 
-    def run(self, argv: Sequence[str | Path], *, seconds: float, text: str | None = None) -> str:
+    def run(
+        self, argv: Sequence[str | Path], *, seconds: float, text: str | None = None, holding: int | None = None
+    ) -> str:
         """Run a program of the server's to its end and return what it printed; `text` is what it reads.
+
+        It inherits the lock `holding`: where we are killed, nobody goes on before it has ended too.
 
         Raises:
             DatabaseUnreachable: it failed, with the last line that it printed, or took longer than `seconds`.
@@ -60,6 +64,7 @@ class Account:
                 errors="replace",
                 timeout=seconds,
                 check=False,
+                pass_fds=() if holding is None else (holding,),
                 **other,  # type: ignore[call-overload]
             )
         except subprocess.TimeoutExpired as error:

@@ -25,6 +25,9 @@ DRIVER = "mer_driver"
 INITDB_SECONDS = 120
 """It takes one second; a slow disk is given time, a stuck one is not waited for forever."""
 
+ROLE_SECONDS = 60
+"""The driver's limits where a session sets none: whatever logs in as it holds a lock no longer than this."""
+
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "''",
     "unix_socket_permissions": "0700",
@@ -81,10 +84,10 @@ def read_password(at: Places, role: str) -> str | None:
         return None
 
 
-def make(at: Places, account: Account, programs: Path) -> None:
+def make(at: Places, account: Account, programs: Path, *, lock: int) -> None:
     """Make the cluster, its roles and its database beside its place, then move it there in one step.
 
-    The caller holds the lock. What a start that was killed has left behind is thrown away.
+    The caller holds `lock`. What a start that was killed has left behind is thrown away.
     """
     fresh = at.home / "data.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -108,6 +111,7 @@ def make(at: Places, account: Account, programs: Path) -> None:
                 "--set=max_connections=100",  # else it starts servers to find out how many the machine bears
             ],
             seconds=INITDB_SECONDS,
+            holding=lock,
         )
     finally:
         passed.unlink()
@@ -115,6 +119,7 @@ def make(at: Places, account: Account, programs: Path) -> None:
         [programs / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=true", "postgres"],
         text=_roles(passwords),
         seconds=INITDB_SECONDS,
+        holding=lock,
     )
     fresh.rename(at.data)
 
@@ -134,8 +139,10 @@ def _roles(passwords: Mapping[str, str]) -> str:
         (
             f"CREATE ROLE {OWNER} LOGIN PASSWORD '{passwords[OWNER]}'",
             f"CREATE ROLE {DRIVER} LOGIN PASSWORD '{passwords[DRIVER]}'",
-            # the migrations set the driver's time limits; being it, or inheriting its rights, is not needed for that
-            f"GRANT {DRIVER} TO {OWNER} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
+            # a stopped client that holds the log's lock would stop every other; mer's own settings are shorter
+            f"ALTER ROLE {DRIVER} SET statement_timeout = '{ROLE_SECONDS}s'",
+            f"ALTER ROLE {DRIVER} SET lock_timeout = '{ROLE_SECONDS}s'",
+            f"ALTER ROLE {DRIVER} SET idle_in_transaction_session_timeout = '{ROLE_SECONDS}s'",
             f"CREATE DATABASE {DATABASE} OWNER {OWNER}",
             f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {DATABASE} TO {DRIVER}",

@@ -59,9 +59,9 @@ class EmbeddedPostgres:
             DatabaseUnreachable: it does not come up.
         """
         if not self._runs():
-            with self._locked() as account:
+            with self._locked() as lock:
                 if not self._runs():
-                    self._start(account)
+                    self._start(server_account(), lock)
         return self._login(cluster.DRIVER, statement_seconds)
 
     def driver(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
@@ -83,7 +83,8 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stop the server, cutting off who is connected; stopping what does not run is no fault."""
         if self._places.data.exists():
-            with self._locked() as account:
+            with self._locked():
+                account = server_account()
                 postmaster.stop(self._places, account, programs_for(account, self._places.home))
 
     def status(self) -> Status:
@@ -119,13 +120,13 @@ class EmbeddedPostgres:
             return found.socket
         return at
 
-    def _start(self, account: Account) -> None:
+    def _start(self, account: Account, lock: int) -> None:
         at = self._places
         check_passage(at.data, account)
         make_folders(at, account)
         programs = programs_for(account, at.home)
         if not cluster.exists(at, account):
-            cluster.make(at, account, programs)
+            cluster.make(at, account, programs, lock=lock)
         cluster.check_version(at, programs)
         if found := postmaster.living(at):
             if found.status == "starting":  # whoever started it was killed while it waited
@@ -154,7 +155,7 @@ class EmbeddedPostgres:
         )
 
     @contextmanager
-    def _locked(self) -> Iterator[Account]:
+    def _locked(self) -> Iterator[int]:
         at = self._places
         make_home(at)
         descriptor = os.open(at.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -171,6 +172,6 @@ class EmbeddedPostgres:
                             hint=f"It holds {at.lock}.",
                         ) from None
                     time.sleep(PAUSE_SECONDS)
-            yield server_account()
+            yield descriptor
         finally:
             os.close(descriptor)
