@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from mer.core.identifiers import uuid7
-from mer.dal.postgres.cluster import DRIVER
+from mer.dal.postgres.cluster import DRIVER, OWNER
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
@@ -101,6 +101,8 @@ class PostgresServer:
 
     def _copy(self, name: str) -> None:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        self.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}")  # a copy has none of the rights on the database itself
+        self.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
 
 

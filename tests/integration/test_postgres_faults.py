@@ -1,0 +1,213 @@
+"""A PostgreSQL that is down, not migrated, of another password, or goes away in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from mer.core.errors import (
+    AuthenticationFailed,
+    ConcurrentChange,
+    ConfigurationError,
+    DatabaseUnreachable,
+    NotMigrated,
+    UsageError,
+)
+from mer.core.identifiers import uuid7
+from mer.core.records import LeaseId
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer.dal.postgres.store import PostgresStore
+from tests.support import records
+from tests.support.postgres import PostgresServer, state_folder
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> EmbeddedPostgres:
+    return postgres_server.wiped()
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[EmbeddedPostgres]:
+    """A server of this file's own, to be killed."""
+    with state_folder() as folder:
+        yield PostgresServer(folder).database("mer")
+
+
+def cut(database: EmbeddedPostgres) -> None:
+    """End every connection of the driver, as a restart of the server would."""
+    with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mer_driver'")
+
+
+async def test_a_server_that_is_not_there_is_unreachable() -> None:
+    with pytest.raises(DatabaseUnreachable, match=r"127\.0\.0\.1:1/mer"):
+        await PostgresStore(ConnectionSettings.from_url("postgresql://ada:secret@127.0.0.1:1/mer")).open()
+
+
+async def test_what_is_told_of_an_unreachable_server_has_no_password() -> None:
+    with pytest.raises(DatabaseUnreachable) as told:
+        await PostgresStore(ConnectionSettings.from_url("postgresql://ada:secret@127.0.0.1:1/mer")).open()
+    assert "secret" not in f"{told.value.message} {told.value.hint}"
+
+
+async def test_a_wrong_password_is_told_as_such(database: EmbeddedPostgres) -> None:
+    login = database.driver()
+    wrong = replace(login, parameters={**login.parameters, "password": "wrong"})
+    with pytest.raises(AuthenticationFailed):
+        await PostgresStore(wrong).open()
+
+
+async def test_a_url_that_is_none_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="no PostgreSQL URL"):
+        await PostgresStore(ConnectionSettings.from_url("postgresql://h/mer?nonsense=1")).open()
+
+
+async def test_a_database_that_was_never_migrated_says_what_to_run(postgres_server: PostgresServer) -> None:
+    store = PostgresStore(postgres_server.database("postgres").superuser())
+    with pytest.raises(NotMigrated, match="never migrated") as told:
+        await store.open()
+    assert "mer-migrate upgrade" in (told.value.hint or "")
+
+
+async def test_a_database_that_is_not_there_is_unreachable(postgres_server: PostgresServer) -> None:
+    with pytest.raises(DatabaseUnreachable):
+        await PostgresStore(postgres_server.database("nowhere").driver()).open()
+
+
+async def test_a_read_goes_on_over_a_new_connection(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    cut(database)
+    assert (await store.models.page()).items == ()
+    await store.close()
+
+
+async def test_an_append_of_runs_goes_on_over_a_new_connection_and_stands_once(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    chain = await store.access_log.chain()
+    body = records.started(chain, records.invocation(), lease=LeaseId(uuid7()))
+    cut(database)
+    (place,) = await store.access_log.append([body])
+    assert place.seq == 1
+    await store.close()
+
+
+async def test_a_change_is_never_appended_blindly_again(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    body = records.change(await store.access_log.chain())
+    cut(database)
+    with pytest.raises(DatabaseUnreachable):
+        await store.access_log.append([body])
+    (place,) = await store.access_log.append([body])
+    assert place.seq == 1
+    await store.close()
+
+
+async def test_a_transaction_that_lost_its_connection_has_not_happened(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model("digits"))
+            cut(database)
+            await inside.models.add(records.model("other"))
+
+    with pytest.raises(DatabaseUnreachable):
+        await block()
+    assert (await store.models.page()).items == ()
+    async with store.transaction() as inside:
+        await inside.models.add(records.model("digits"))
+    assert len((await store.models.page()).items) == 1
+    await store.close()
+
+
+async def test_a_killed_embedded_server_is_started_by_the_next_call(own: EmbeddedPostgres) -> None:
+    store = PostgresStore(own.driver(), start=own.ensure_running)
+    await store.open()
+    await store.models.add(records.model(name := uuid7()))
+    pid = own.status().pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    assert (await store.models.get(name)).name == name
+    await store.close()
+
+
+async def test_a_server_that_hangs_meets_the_deadline(own: EmbeddedPostgres) -> None:
+    store = PostgresStore(own.ensure_running(statement_seconds=0.2))
+    await store.open()
+    backend = await store._connections.ask("SELECT pg_backend_pid() AS pid")
+    os.kill(backend[0]["pid"], signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(DatabaseUnreachable, match="did not answer"):
+                await store.models.page()
+            assert await store.models.page() is not None  # over a new connection
+    finally:
+        os.kill(backend[0]["pid"], signal.SIGCONT)
+    await store.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended(database: EmbeddedPostgres) -> None:
+    login = replace(database.driver(), statement_seconds=0.2)
+    store = PostgresStore(login)
+    await store.open()
+    with pytest.raises(DatabaseUnreachable, match="statement timeout"):
+        await store._connections.ask("SELECT pg_sleep(5)")
+    await store.close()
+
+
+async def test_who_waits_too_long_for_a_lock_may_try_again(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(replace(database.driver(), statement_seconds=0.5))
+    await store.open()
+    body = records.change(await store.access_log.chain())
+    with psycopg.connect(conninfo(database.owner())) as other:
+        other.execute("LOCK TABLE mer.access_lock IN EXCLUSIVE MODE")
+        with pytest.raises(ConcurrentChange):
+            await store.access_log.append([body])
+    await store.access_log.append([body])
+    await store.close()
+
+
+async def test_a_nul_in_a_text_is_refused_as_such(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    with pytest.raises(UsageError):
+        await store.models.add(records.model("digits", description="a\0b"))
+    await store.close()
+
+
+async def test_one_store_uses_one_connection_while_calls_come_one_by_one(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    await store.access_log.append([records.change(await store.access_log.chain())])
+    await store.models.page()
+    with psycopg.connect(conninfo(database.superuser())) as connection:
+        count = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'mer_driver'").fetchone()
+    assert count == (1,)
+    await store.close()
+
+
+def test_a_url_is_shown_without_its_secrets() -> None:
+    login = ConnectionSettings.from_url(
+        "postgresql://ada:s%40cret@db.example:6543/mer?password=other", password="third"
+    )
+    assert login.shown == "postgresql://db.example:6543/mer"
+    assert not [secret for secret in ("cret", "other", "third", "ada") if secret in repr(login)]
+
+
+def test_folders_of_the_tests_are_gone() -> None:
+    with state_folder() as folder:
+        assert folder.is_dir()
+    assert not Path(folder).exists()
