@@ -43,10 +43,9 @@ async def open_in_memory(settings: Settings, via: Via) -> AsyncIterator[Mer]:
     from mer.dal.memory import MemoryStore
     from mer.settings import load
     from mer.surroundings import current_actor
-    from tests.support.running import folder_with, put_local, python_spec
+    from tests.support.running import folder_with, python_spec
 
     store = MemoryStore()
-    await put_local(store)
     actor = current_actor(via, environ=os.environ)
     allowed = load(environ=os.environ, flags={"allow_changes": True})
     folder = folder_with(settings.state_folder / "package", HANDLER)

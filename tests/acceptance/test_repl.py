@@ -1,0 +1,271 @@
+"""The REPL and one-shots as whole programs: at a terminal, in a script, in a pipe, and interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MER = [sys.executable, "-m", "tests.support.memory_console"]
+PROMPT = "mer>"
+LET_GO = "\x1b\\[\\?2004l"
+"""What the prompt sends when it has let go of the terminal: before that, what is seen is its own drawing."""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MER_", "DB_", "ALLOW_"))},
+        "MER_STATE_FOLDER": str(tmp_path / "state"),
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+    }
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path):
+    (tmp_path / "state").mkdir(mode=0o700)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def repl(environment):
+    child = pexpect.spawn(
+        MER[0], [*MER[1:], "-a"], env=environment, cwd=ROOT, encoding="utf-8", timeout=20, dimensions=(30, 100)
+    )
+    child.expect(PROMPT)
+    yield child
+    child.close(force=True)
+
+
+def enter(child, line):
+    """Type a line, and return what came of it up to the next prompt."""
+    child.sendline(line)
+    child.expect(LET_GO)
+    child.expect(PROMPT)
+    return child.before
+
+
+def in_script(environment, text, *options):
+    return subprocess.run(
+        [*MER, *options], input=text, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=60
+    )
+
+
+def test_the_banner_tells_the_database_the_models_and_what_is_allowed(environment):
+    child = pexpect.spawn(MER[0], MER[1:], env=environment, cwd=ROOT, encoding="utf-8", timeout=20)
+    child.expect(r"memory · 1 model · changes are not allowed \(start with -a\)")
+    child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+
+
+def test_a_model_runs_and_what_it_prints_is_shown(repl):
+    shown = enter(repl, "run echo hello")
+    assert "reading hello" in shown
+    assert "text: HELLO" in shown
+
+
+def test_an_error_has_its_hint_and_the_repl_goes_on(repl):
+    assert "Did you mean 'model'?" in enter(repl, "modle list")
+    assert "no closing quotation" in enter(repl, 'run echo "hello')
+    assert "text: HELLO" in enter(repl, "mer run echo hello")
+
+
+def test_tab_completes_commands_and_names_from_the_registry(repl):
+    repl.send("model sh\t")
+    repl.expect("ow")  # the prompt draws what is new
+    repl.send(" ec\t")
+    repl.expect("ho")
+    assert "a python package" in enter(repl, "")
+
+
+def test_a_name_registered_just_now_is_completed(repl, state):
+    enter(repl, f"model register parrot {state}/package --entry handler:load")
+    time.sleep(0.3)  # the names are looked up behind the prompt
+    repl.send("run parr\t")
+    repl.expect("ot")
+    repl.sendintr()
+    repl.expect(PROMPT)
+
+
+def test_ctrl_c_cancels_the_run_which_is_on_record_and_the_repl_goes_on(repl):
+    repl.sendline('run echo "sleep 60"')
+    repl.expect("reading sleep 60")
+    repl.sendintr()
+    repl.expect("error: cancelled")
+    repl.expect(PROMPT)
+    assert "cancelled" in enter(repl, "log list --limit 1")
+    assert "text: AGAIN" in enter(repl, "run echo again")
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line(repl):
+    repl.send("garbage")
+    repl.expect("garbage")
+    repl.sendintr()
+    repl.expect(LET_GO)
+    repl.expect(PROMPT)
+    assert "text: HELLO" in enter(repl, "run echo hello")
+
+
+def test_a_question_is_asked_and_no_means_no(repl):
+    repl.sendline("model retire echo")
+    repl.expect(r"Retire echo\? \[y/N\]")
+    repl.sendline("n")
+    repl.expect("nothing was changed")
+    repl.expect(PROMPT)
+    repl.sendline("model retire echo")
+    repl.expect(r"\[y/N\]")
+    repl.sendintr()
+    repl.expect("Interrupted")
+    repl.expect(PROMPT)
+    repl.sendline("model retire echo")
+    repl.expect(r"\[y/N\]")
+    repl.sendline("y")
+    repl.expect("retired echo")
+
+
+def test_what_a_model_answers_cannot_steer_the_terminal(repl):
+    assert r"text: \x1b]0;owned\x07\x1b[2J" in enter(repl, "run echo steer")
+
+
+@pytest.mark.parametrize("leave", ["exit", "quit", None])
+def test_the_repl_is_left(repl, leave):
+    repl.sendline(leave) if leave else repl.sendeof()
+    repl.expect(pexpect.EOF)
+    repl.close()
+    assert (repl.exitstatus, repl.signalstatus) == (0, None)
+
+
+def test_help_lists_the_commands_and_explains_one(repl):
+    assert "Run a model and show what it answers." in enter(repl, "help")
+    assert "--entry MODULE:CALLABLE" in enter(repl, "help model register")
+    assert "No such command" in enter(repl, "help nonsense")
+
+
+def test_the_history_is_kept_for_its_owner_alone(repl, state):
+    enter(repl, "version")
+    enter(repl, " run echo secret")
+    history = state / "history"
+    assert history.read_text() == "version\n"
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_history_is_not_written_through_a_link(environment, state, tmp_path):
+    (tmp_path / "theirs").write_text("")
+    (state / "history").symlink_to(tmp_path / "theirs")
+    child = pexpect.spawn(MER[0], MER[1:], env=environment, cwd=ROOT, encoding="utf-8", timeout=20)
+    child.expect(PROMPT)
+    enter(child, "version")
+    child.close(force=True)
+    assert (tmp_path / "theirs").read_text() == ""
+
+
+# --- scripts
+
+
+def test_a_script_runs_line_by_line_and_exits_with_its_first_failure(environment):
+    done = in_script(environment, "run echo one\n\n# remark\nmodel show nope # 66\nrun echo fail\nrun echo two")
+    assert done.stdout == "ONE\nTWO\n"
+    assert done.returncode == 66
+    assert "no model 'nope'" in done.stderr
+
+
+def test_a_script_ends_at_exit(environment):
+    done = in_script(environment, "run echo one\nexit\nrun echo two\n")
+    assert (done.returncode, done.stdout) == (0, "ONE\n")
+
+
+def test_a_script_may_come_from_a_file_and_may_be_empty(environment, tmp_path):
+    (tmp_path / "script").write_text("run echo one --json")
+    with (tmp_path / "script").open() as script:
+        done = subprocess.run(MER, stdin=script, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert json.loads(done.stdout)["outputs"]["text"]["value"] == "ONE"
+    done = subprocess.run(MER, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_script_is_never_asked(environment):
+    done = in_script(environment, "model retire echo\nrun echo still\n", "-a")
+    assert (done.returncode, done.stdout) == (2, "STILL\n")
+
+
+def test_json_for_one_line_is_for_that_line_alone(environment):
+    done = in_script(environment, "run echo a --json\nrun echo b\nnonsense --json\nnonsense\n")
+    assert done.stdout.splitlines()[1] == "B"
+    assert [line[:7] for line in done.stderr.splitlines() if "No such" in line] == ['{"error', "error: "]
+
+
+def test_a_line_of_a_binary_file_is_told_and_ends_the_script(environment):
+    done = subprocess.run(MER, input=b"version\n\xff\xfe\n", capture_output=True, env=environment, cwd=ROOT)
+    assert done.returncode == 2
+    assert b"not UTF-8" in done.stderr
+
+
+# --- one-shots as processes
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_one_shot_with_130(environment, number):
+    child = subprocess.Popen(
+        [*MER, "run", "echo", "sleep 60"], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline() == "reading sleep 60\n"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=20)
+    assert (child.returncode, err.count("error:")) == (130, 1)
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error(environment):
+    command = " ".join([*MER, "log", "export"]) + " | true; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_an_error(environment):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*MER, "version"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+    assert done.returncode == 74
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_a_terminal_without_umlauts_is_no_error(environment):
+    environment |= {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*MER, "run", "echo", "\u00fcber"], capture_output=True, env=environment, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, b"\\xdcBER\n")
+
+
+def test_a_bug_is_told_in_a_line_with_its_traceback_in_a_file(environment, state):
+    environment["DRIVER_DB_PASSWORD"] = "hunter2!"
+    broken = "import tests.support.memory_console as c, os, sys\n"
+    broken += "c.open_in_memory = lambda settings, via: 1 / 0 if settings.driver_password != 'hunter2!' else boom('hunter2!')\n"
+    broken += "def boom(x): raise RuntimeError(f'cannot use {x} for postgresql://ada:pw@host')\n"
+    broken += "sys.exit(c.main(sys.argv[1:], environ=os.environ, open_mer=c.open_in_memory))\n"
+    command = [sys.executable, "-c", broken]
+    done = subprocess.run([*command, "model", "list"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 70
+    assert done.stderr.startswith(
+        "error: a bug in MER: RuntimeError: cannot use ******** for postgresql://ada:********@host\n"
+    )
+    [report] = (state / "reports").iterdir()
+    assert str(report) in done.stderr
+    assert "Traceback" in report.read_text()
+    assert "hunter2" not in report.read_text() + done.stderr
+    assert report.stat().st_mode & 0o777 == 0o600
+    shown = subprocess.run(
+        [*command, "--debug", "model", "list"], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert "Traceback" in shown.stderr
+    assert "hunter2" not in shown.stderr
