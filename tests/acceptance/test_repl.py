@@ -241,6 +241,16 @@ def test_output_that_cannot_be_written_is_an_error(environment):
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
+def test_an_output_that_was_closed_is_no_error(environment):
+    command = " ".join([*MER, "run", "echo", "hello"]) + " >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT).returncode == 0
+
+
+def test_an_error_keeps_its_code_though_nobody_reads(environment):
+    command = " ".join([*MER, "run", "nope"]) + " 2>&1 | true; exit ${PIPESTATUS[0]}"
+    assert subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT).returncode == 66
+
+
 def test_a_terminal_without_umlauts_is_no_error(environment):
     environment |= {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*MER, "run", "echo", "\u00fcber"], capture_output=True, env=environment, cwd=ROOT)

@@ -60,6 +60,14 @@ def test_a_terminal_too_narrow_for_the_columns_gets_a_block_a_row():
     assert text.startswith("seq          10\nname         digits\n")
 
 
+def test_a_spare_column_is_left_out_before_the_columns_give_way_to_blocks():
+    columns = (Column("seq", whole=True), Column("digest", spare=True))
+    out = Stream(terminal=True)
+    console = Console(stdout=out, stderr=Stream(), environ={"COLUMNS": "20", "NO_COLOR": "1"})
+    console.table(columns, [("1234567890123456", "0" * 64)])
+    assert out.text == "seq\n1234567890123456\n"
+
+
 def test_wide_characters_keep_the_columns_straight():
     text = table(80, terminal=True, rows=[("1", "模型", "a", "b"), ("2", "digits", "a", "b")])
     assert [line.index(" a ") + line.count("模") + line.count("型") for line in text.splitlines()[1:]] == [12, 12]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +25,9 @@ model-execute …) work too.
 
 def main(argv: Sequence[str], *, environ: Mapping[str, str], open_mer: OpenMer) -> int:
     """Run the command line `argv` on this process's terminal, and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        _accept_any_character(stream)
+    console = Console(stdout=_writable(sys.stdout), stderr=_writable(sys.stderr), environ=environ)
     face = Face(
-        console=Console(stdout=sys.stdout, stderr=sys.stderr, environ=environ),
+        console=console,
         access=Access(environ=environ, open_mer=open_mer),
         stdin=sys.stdin.buffer if sys.stdin else None,
         stdin_terminal=bool(sys.stdin) and sys.stdin.isatty(),
@@ -35,6 +36,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str], open_mer: OpenMer) 
         awaited = start(root(), argv, face, name="mer")
         if awaited is not None:
             ending.code = _run(awaited, face)
+    face.console.finish()
     return ending.code
 
 
@@ -91,8 +93,10 @@ def _run(awaited: Awaitable[int | None], face: Face) -> int:
     return run_to_its_end(awaited, face)
 
 
-def _accept_any_character(stream: TextIO | None) -> None:
-    """Let a character that the terminal's encoding lacks be written as an escape, where it would be an error."""
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="backslashreplace")
+def _writable(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes any character: one that its encoding lacks is written as an escape."""
+    if stream is None:  # closed by whoever started us, as `>&-` does
+        return Path(os.devnull).open("w")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream

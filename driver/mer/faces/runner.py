@@ -10,6 +10,7 @@ import click
 
 from mer.core.errors import Interrupted, MerError, UsageError
 from mer.faces.face import Face
+from mer.faces.render.console import OutputClosed
 
 
 class Ending:
@@ -47,7 +48,8 @@ def told(face: Face, words: Sequence[str]) -> Iterator[Ending]:
             console.error(Interrupted())
         except MerError as error:
             ending.code = error.exit_code
-            console.flush()  # what came before the error, before the error
+            with contextlib.suppress(OutputClosed, MerError):
+                console.flush()  # what came before the error, before the error
             console.error(error)
     except Exception as error:  # noqa: BLE001 - the outermost loop: a bug must not end a REPL, nor show its insides
         ending.code = _tell_unexpected(face, error)
@@ -69,8 +71,6 @@ def _tell_usage(face: Face, error: click.ClickException) -> None:
 
 
 def _tell_unexpected(face: Face, error: Exception) -> int:
-    from mer.faces.render.console import OutputClosed
-
     if isinstance(error, OutputClosed):
         face.console.discard()
         return 0

@@ -53,7 +53,9 @@ async def stop(face: Face, drivers: bool, grace: float) -> None:
         stopped, remaining = await (await face.mer()).drivers.stop(grace_seconds=grace)
         if remaining:
             pids = ", ".join(str(driver.lease.pid) for driver in remaining)
-            raise Busy(f"drivers still running after {grace:g} s: pid {pids}", hint="they were asked to finish; try again")
+            raise Busy(
+                f"drivers still running after {grace:g} s: pid {pids}", hint="they were asked to finish; try again"
+            )
         ended = [str(driver.lease.pid) for driver in stopped]
     if running:
         await face.access.aclose()

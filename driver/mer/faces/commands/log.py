@@ -34,7 +34,7 @@ COLUMNS = (
     Column("server"),
     Column("outcome", whole=True),
     Column("actor"),
-    Column("invocation"),
+    Column("invocation", spare=True),
 )
 
 

@@ -21,8 +21,8 @@ VERSION_COLUMNS = (
     Column("runner", whole=True),
     Column("state", whole=True),
     Column("registered", whole=True),
-    Column("package"),
-    Column("weights"),
+    Column("package", spare=True),
+    Column("weights", spare=True),
 )
 
 PLACEMENT_COLUMNS = (

@@ -14,7 +14,7 @@ from mer.faces.render.table import Column
 if TYPE_CHECKING:
     from mer.settings import Setting, Settings
 
-COLUMNS = (Column("setting", whole=True), Column("value"), Column("from"), Column("variable", whole=True))
+COLUMNS = (Column("setting", whole=True), Column("value"), Column("from"), Column("variable", spare=True))
 
 
 @click.group(cls=Noun, help=ENTRIES["settings"].help)

@@ -20,7 +20,7 @@ VERSION_COLUMNS = (
     Column("tensors", right=True, whole=True),
     Column("size", right=True, whole=True),
     Column("registered", whole=True),
-    Column("digest"),
+    Column("digest", spare=True),
 )
 
 

@@ -180,6 +180,13 @@ class Console:
             with self._translated(stream):
                 stream.flush()
 
+    def finish(self) -> None:
+        """Put everything out, or let it go: what the interpreter cannot flush at its end would change the exit code."""
+        try:
+            self.flush()
+        except (OutputClosed, MerError):
+            self.discard()
+
     def discard(self) -> None:
         """Let what is still to be written to a closed pipe go nowhere, so that the interpreter's own flush is quiet."""
         with contextlib.suppress(OSError, ValueError):

@@ -27,6 +27,8 @@ class Column(NamedTuple):
     right: bool = False
     whole: bool = False
     """Never cut: a name or a number that somebody will type again."""
+    spare: bool = False
+    """Left out of a terminal that is too narrow for all columns."""
 
 
 def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
@@ -43,6 +45,9 @@ def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequenc
         return _aligned(columns, lines, _widths(lines))
     titles = [column.title for column in columns]
     widths = _fitted(columns, _widths([titles, *shown]), console.width)
+    if widths is None and (spare := [index for index, column in enumerate(columns) if column.spare]):
+        kept = [index for index in range(len(columns)) if index != spare[-1]]
+        return rendered(console, [columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
     if widths is None:
         blocks = (details(console, dict(zip(titles, map(_or_none, row), strict=True))) for row in shown)
         return "\n".join(blocks)

@@ -41,7 +41,7 @@ async def converse(face: Face) -> int:
     root = tree()
     with Interrupts() as interrupts:
         if not face.stdin_terminal:
-            return await _script(root, face, interrupts)
+            return await _script(root, face, interrupts) if face.stdin is not None else 0
         async with NameCache(mer).kept_fresh() as names:
             face.access.changed = names.outdated
             _welcome(face, mer.database, names)
