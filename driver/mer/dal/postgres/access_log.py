@@ -14,7 +14,6 @@ from mer.core.records import (
     PAGE,
     AccessFilter,
     AccessRecord,
-    Digest,
     InvocationId,
     LeaseId,
     OpenInvocation,
@@ -62,38 +61,39 @@ class PostgresAccessLog:
         return Head(seq=rows[0]["seq"], digest=rows[0]["digest"]) if rows else EMPTY
 
     async def get(self, seq: int) -> AccessRecord:
-        rows = await self._session.ask(self._queries["get"], {"seq": seq}, repeatable=True)
+        rows = await self._session.ask(self._queries["get"], {"seq": seq}, repeatable=True, rows=records)
         if not rows:
             raise RecordNotFound(f"the access log has no record {seq}")
-        return _record(rows[0])
+        found: AccessRecord = rows[0]
+        return found
 
     async def of_invocation(self, invocation: InvocationId) -> tuple[AccessRecord, ...]:
-        rows = await self._session.ask(self._queries["of_invocation"], {"invocation": invocation}, repeatable=True)
-        return tuple(_record(row) for row in rows)
+        query = self._queries["of_invocation"]
+        return tuple(await self._session.ask(query, {"invocation": invocation}, repeatable=True, rows=records))
 
     async def page(self, where: AccessFilter, *, after: str | None = None, limit: int = PAGE) -> Page[AccessRecord]:
         last, most = number_after(after), bounded(limit) + 1
         if where == AccessFilter():
             place = {"after": MAX_SEQ if last is None else last, "limit": most}
-            rows = await self._session.ask(self._queries["newest_page"], place, repeatable=True)
+            found = await self._session.ask(self._queries["newest_page"], place, repeatable=True, rows=records)
         else:
             # planned for its own filter each time: a plan for all of them would use no index
             parameters = {**msgspec.structs.asdict(where), "after": last, "limit": most}
             by_time = where.since is not None or where.until is not None
             query = self._queries["filtered_page_by_time" if by_time else "filtered_page"]
-            rows = await self._session.ask(query, parameters, repeatable=True, prepare=False)
-        return page_of([_record(row) for row in rows], limit=limit, key=lambda record: str(record.seq))
+            found = await self._session.ask(query, parameters, repeatable=True, prepare=False, rows=records)
+        return page_of(found, limit=limit, key=lambda record: str(record.seq))
 
     async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
         # pages by key, not a cursor: no snapshot is held open however long a verification takes
         last = MAX_SEQ if until is None else until
         while after < last:
             parameters = {"after": after, "until": last, "limit": SCANNED_AT_ONCE}
-            rows = await self._session.ask(self._queries["scan"], parameters, repeatable=True)
-            if not rows:
+            found = await self._session.ask(self._queries["scan"], parameters, repeatable=True, rows=records)
+            if not found:
                 return
-            yield [_record(row) for row in rows]
-            after = rows[-1]["seq"]
+            yield found
+            after = found[-1].seq
 
     async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
         rows = await self._session.ask(self._queries["unfinished"], {"lease": lease}, repeatable=True)
@@ -136,11 +136,13 @@ def _refused(error: MerError) -> MerError:
     return MerError(f"a record was refused: {error.message}")
 
 
-def _record(row: dict[str, Any]) -> AccessRecord:
-    return AccessRecord(
-        seq=row["seq"],
-        previous=Digest(row["previous"]),
-        digest=Digest(row["digest"]),
-        body=row["body"],
-        columns={name: record_text(row[name]) if name == "at" else row[name] for name in COLUMNS},
-    )
+def records(_: object) -> Callable[[Sequence[Any]], AccessRecord]:
+    """Make records of rows in one step: a verification makes a million of them, and a dict between would take a quarter more."""
+    return _record
+
+
+def _record(row: Sequence[Any]) -> AccessRecord:
+    seq, previous, digest, body, *derived = row
+    columns = dict(zip(COLUMNS, derived, strict=True))
+    columns["at"] = record_text(columns["at"])
+    return AccessRecord(seq=seq, previous=previous, digest=digest, body=body, columns=columns)

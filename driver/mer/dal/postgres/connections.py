@@ -9,16 +9,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import dict_row
 
-from mer.core.errors import Busy, DatabaseUnreachable, MerError
+from mer.core.errors import Busy, DatabaseUnreachable
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import CONNECT_SECONDS, conninfo
 from mer.dal.postgres.errors import ConnectionLost, Meanings, StillStarting, translate_connecting
-from mer.dal.postgres.session import GRACE_SECONDS, Connection, run, within
+from mer.dal.postgres.session import GRACE_SECONDS, Connection, RowFactory, run
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -64,12 +64,13 @@ class Connections:
         meanings: Meanings | None = None,
         repeatable: bool = False,
         prepare: bool | None = None,
-    ) -> list[DictRow]:
+        rows: RowFactory = dict_row,
+    ) -> list[Any]:
         """Run a statement of its own on whatever connection is free."""
 
-        async def once() -> list[DictRow]:
+        async def once() -> list[Any]:
             async with self._any() as connection:
-                return await self._run(connection, query, parameters, meanings=meanings, prepare=prepare)
+                return await self._run(connection, query, parameters, meanings=meanings, prepare=prepare, rows=rows)
 
         try:
             return await once()
@@ -78,10 +79,10 @@ class Connections:
                 raise
             return await once()
 
-    async def ask_in_turn(self, query: str, parameters: Mapping[str, object], *, repeatable: bool) -> list[DictRow]:
+    async def ask_in_turn(self, query: str, parameters: Mapping[str, object], *, repeatable: bool) -> list[Any]:
         """Run a statement on the first connection, after those that wait for it: appends keep their order."""
 
-        async def once() -> list[DictRow]:
+        async def once() -> list[Any]:
             async with self._turn:
                 return await self._run(await self._connected(), query, parameters)
 
@@ -147,7 +148,8 @@ class Connections:
         *,
         meanings: Meanings | None = None,
         prepare: bool | None = None,
-    ) -> list[DictRow]:
+        rows: RowFactory = dict_row,
+    ) -> list[Any]:
         return await run(
             connection,
             query,
@@ -156,6 +158,7 @@ class Connections:
             shown=self.settings.shown,
             meanings=meanings,
             prepare=prepare,
+            rows=rows,
         )
 
     async def _connected(self) -> Connection:
@@ -186,9 +189,7 @@ class Connections:
     async def _connect_once(self) -> Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS + GRACE_SECONDS):
-                connection = await psycopg.AsyncConnection.connect(
-                    self._conninfo(), autocommit=True, row_factory=dict_row
-                )
+                connection = await psycopg.AsyncConnection.connect(self._conninfo(), autocommit=True)
         except psycopg.OperationalError as error:
             raise translate_connecting(error, self.settings.shown) from error
         except TimeoutError as error:
@@ -214,7 +215,7 @@ class Connections:
             if self._pool is None:
                 pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
                     self._conninfo(),
-                    kwargs={"autocommit": True, "row_factory": dict_row},
+                    kwargs={"autocommit": True},
                     configure=_read_committed,
                     min_size=0,
                     max_size=MAX_POOLED,
@@ -246,7 +247,8 @@ class TransactionSession:
         meanings: Meanings | None = None,
         repeatable: bool = False,  # noqa: ARG002 - what came before in the transaction is lost with its connection
         prepare: bool | None = None,
-    ) -> list[DictRow]:
+        rows: RowFactory = dict_row,
+    ) -> list[Any]:
         return await run(
             self._connection,
             query,
@@ -255,11 +257,9 @@ class TransactionSession:
             shown=self._settings.shown,
             meanings=meanings,
             prepare=prepare,
+            rows=rows,
         )
 
 
 async def _read_committed(connection: Connection) -> None:
     await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
-
-
-__all__ = ["Connections", "MerError", "TransactionSession", "within"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import psycopg
-from psycopg.rows import DictRow
+from psycopg.rows import TupleRow, dict_row
 from psycopg.types.json import Jsonb
 
 from mer.core.errors import DatabaseUnreachable
 from mer.dal.postgres.errors import Meanings, translated
 
-Connection = psycopg.AsyncConnection[DictRow]
+Connection: TypeAlias = psycopg.AsyncConnection[TupleRow]
+
+RowFactory: TypeAlias = Callable[[psycopg.AsyncCursor[Any]], Callable[[Sequence[Any]], Any]]
+"""Given a cursor that has a result, gives what makes a row of its values."""
 
 T = TypeVar("T")
 
@@ -40,8 +43,9 @@ class Session(Protocol):
         meanings: Meanings | None = None,
         repeatable: bool = False,
         prepare: bool | None = None,
-    ) -> list[DictRow]:
-        """Run a statement and return its rows.
+        rows: RowFactory = dict_row,
+    ) -> list[Any]:
+        """Run a statement and return its rows, as `rows` makes them: dicts by column, unless it says otherwise.
 
         `repeatable` says that running it twice does no harm, so that it may be asked again over a new connection;
         `prepare=False` has it planned for its own parameters each time.
@@ -69,15 +73,17 @@ async def run(
     shown: str,
     meanings: Meanings | None = None,
     prepare: bool | None = None,
-) -> list[DictRow]:
+    rows: RowFactory = dict_row,
+) -> list[Any]:
     """Run one statement on a connection within `seconds` and a grace.
 
     Raises:
         DatabaseUnreachable: no answer came in time; the connection is closed then.
     """
 
-    async def ask() -> list[DictRow]:
-        cursor = await connection.execute(query, parameters, prepare=prepare)
+    async def ask() -> list[Any]:
+        cursor = connection.cursor(row_factory=rows)
+        await cursor.execute(query, parameters, prepare=prepare)
         return await cursor.fetchall() if cursor.description else []
 
     with translated(shown, meanings):

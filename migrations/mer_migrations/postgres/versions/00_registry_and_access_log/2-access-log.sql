@@ -34,6 +34,10 @@ CREATE INDEX access_model ON mer.access (model, at, seq);
 
 CREATE INDEX access_actor ON mer.access (actor, at, seq);
 
+-- What went wrong is rare and often asked for; what went well needs no index to be found.
+
+CREATE INDEX access_failures ON mer.access (outcome, seq) WHERE outcome <> 'succeeded';
+
 -- As many rows as runs are under way: an index more would cost each run more than it saves.
 
 CREATE TABLE mer.open_invocation (
