@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mer.audit.log import AuditLog
-from mer.content.checking import Collected, ContentReport
 from mer.content.store import ContentStore
 from mer.core.actor import Actor
 from mer.core.errors import ConfigurationError, UsageError
 from mer.core.records import MAX_PAGE, Digest
-from mer.core.references import DEFAULT_ALIAS, parse_reference
+from mer.core.references import DEFAULT_ALIAS, check_name, parse_reference
 from mer.core.specs import VersionSpec
 from mer.dal.base import Store
 from mer.execution.drivers import Drivers
@@ -26,6 +25,9 @@ from mer.registry.models import ModelRegistry, Parts, Registered, require_in_use
 from mer.registry.placements import PlacementRegistry
 from mer.registry.servers import ServerRegistry
 from mer.registry.weights import WeightsRegistered, WeightsRegistry
+
+if TYPE_CHECKING:
+    from mer.content.checking import Collected, ContentReport
 
 
 class Mer:
@@ -122,6 +124,7 @@ class Mer:
         """
         actor = actor or self.actor
         await self._changes.require_allowed(actor, "model.register")
+        check_name(name)  # before a large folder is brought in for nothing
         digest = (await self.weights.resolve(weights)).digest if weights else None
         if package is not None:
             added = await asyncio.to_thread(self.content.add_package, package, spec)
@@ -149,6 +152,7 @@ class Mer:
         """
         actor = actor or self.actor
         await self._changes.require_allowed(actor, "weights.register")
+        check_name(name)
         added = await asyncio.to_thread(self.content.add_weights, file)
         return await self.weights.register(
             actor,
