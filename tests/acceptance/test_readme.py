@@ -148,11 +148,11 @@ def test_without_arguments_the_repl_opens_and_predicts(copy: Copy, followed: obj
         timeout=60,
     )
     try:
-        terminal.expect("mer> ")
+        terminal.expect("mer>")
         terminal.send("run digits --input image=@examples/digits/three.npy\r")
         terminal.expect("digit")
         terminal.expect("3")
-        terminal.expect("mer> ")
+        terminal.expect("mer>")
         terminal.send("\x04")
         terminal.expect(pexpect.EOF)
         terminal.close()
