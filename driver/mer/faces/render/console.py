@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mer.core.errors import ContentUnwritable, MerError, ModelFailed
+from mer.faces.render.style import Style
 from mer.faces.render.text import cut, visible
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ PLAIN_WIDTH = 80
 
 class OutputClosed(Exception):
     """Whoever read stdout has gone, as `head` does when it has seen enough: no fault of the command."""
-
-
-class Style:
-    """Marks for a terminal that shows colours."""
-
-    BOLD = "1"
-    DIM = "2"
-    RED = "31"
-    GREEN = "32"
-    YELLOW = "33"
-    CYAN = "36"
 
 
 class Console:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mer.faces.render.console import Console, Style
+from mer.faces.render.console import Console
+from mer.faces.render.style import Style
 
 SMALLEST = 4
 """Rows or columns: below that it is a table of numbers, and reads better as one."""

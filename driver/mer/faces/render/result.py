@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mer.faces.render import pictures
-from mer.faces.render.console import Console, Style
+from mer.faces.render.console import Console
+from mer.faces.render.style import Style
 from mer.faces.render.text import visible
 from mer.faces.render.values import Described, described
 from mer_worker.dtypes import BYTES, STRING

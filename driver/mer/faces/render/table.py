@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from mer.faces.render.style import Style
 from mer.faces.render.text import cells, cut, padded, visible
 
 if TYPE_CHECKING:
@@ -43,20 +44,26 @@ def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequenc
         titles = [column.title.upper().replace(" ", "_") for column in columns]
         lines = [titles, *([cell or NOTHING for cell in row] for row in shown)]
         return _aligned(columns, lines, _widths(lines))
-    titles = [column.title for column in columns]
-    widths = _fitted(columns, _widths([titles, *shown]), console.width)
-    if widths is None and (spare := [index for index, column in enumerate(columns) if column.spare]):
-        kept = [index for index in range(len(columns)) if index != spare[-1]]
-        return rendered(console, [columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
-    if widths is None:
-        blocks = (details(console, dict(zip(titles, map(_or_none, row), strict=True))) for row in shown)
-        return "\n".join(blocks)
-    head = _aligned(columns, [titles], widths).rstrip("\n")
-    return f"{console.styled(head, '1')}\n{_aligned(columns, shown, widths)}"
+    return _drawn(console, columns, shown)
 
 
-def _or_none(cell: str) -> str | None:
-    return cell or None
+def _drawn(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    kept = list(range(len(columns)))
+    while True:
+        chosen = [columns[index] for index in kept]
+        lines = [[column.title for column in chosen], *([row[index] for index in kept] for row in rows)]
+        widths = _fitted(chosen, _widths(lines), console.width)
+        if widths is not None:
+            head = _aligned(chosen, lines[:1], widths).rstrip("\n")
+            return f"{console.styled(head, Style.BOLD)}\n{_aligned(chosen, lines[1:], widths)}"
+        spare = [index for index in kept if columns[index].spare]
+        if not spare:
+            return "\n".join(_block(console, columns, row) for row in rows)
+        kept.remove(spare[-1])
+
+
+def _block(console: Console, columns: Sequence[Column], row: Sequence[str]) -> str:
+    return details(console, {column.title: cell or None for column, cell in zip(columns, row, strict=True)})
 
 
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
@@ -65,7 +72,8 @@ def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int] | None:
     """Return widths that fit into `room`, taking from the widest column that may be cut; None where none do."""
-    fitted = list(widths)
+    # a description may have a hundred thousand characters: what is beyond a line is not taken away cell by cell
+    fitted = [width if column.whole else min(width, room) for column, width in zip(columns, widths, strict=True)]
     excess = sum(fitted) + GAP * (len(fitted) - 1) - room
     while excess > 0:
         cuttable = [
@@ -96,5 +104,5 @@ def details(console: Console, fields: Mapping[str, str | None]) -> str:
     text = ""
     for name, value in known.items():
         value = value.replace("\n", "\n" + " " * (width + 2))
-        text += f"{console.styled(padded(name, width), '2')}  {value}".rstrip() + "\n"
+        text += f"{console.styled(padded(name, width), Style.DIM)}  {value}".rstrip() + "\n"
     return text
