@@ -31,8 +31,10 @@ class Channel:
         """
         with self._lock:
             done = os.writev(self._sink, pieces if len(pieces) <= _MOST_PIECES else pieces[:_MOST_PIECES])
-            if done != sum(map(len, pieces)):
-                self._rest(pieces, done)
+            for piece in pieces:
+                done -= len(piece)
+            if done:
+                self._rest(pieces, done + sum(map(len, pieces)))
 
     def _rest(self, pieces: Sequence[Bytes], done: int) -> None:
         """Write what a partial write has left."""

@@ -33,7 +33,6 @@ class Interrupts:
         self._open = False
         self._held = False
         self._early: set[int] = set()
-        self._lock = threading.Lock()
 
     def install(self) -> None:
         """Take SIGINT, which nobody else sends: a worker has no terminal."""
@@ -45,12 +44,10 @@ class Interrupts:
         Raises:
             Cancelled: it was cancelled before.
         """
-        with self._lock:
-            self._newest = self._running = request
-            early = request in self._early
-            if self._early:
-                self._early = {other for other in self._early if other > request}
-        if early:
+        self._newest = self._running = request
+        # looked at after `_newest` is set, and `cancel` does it the other way round: one of the two sees the other
+        if self._early and request in self._early:
+            self._early.discard(request)
             self._running = 0
             raise Cancelled
         self._open = True
@@ -61,16 +58,11 @@ class Interrupts:
         self._running = 0
 
     def cancel(self, request: int) -> None:
-        """Interrupt this request's handler, or keep it from starting. Called by another thread."""
-        with self._lock:
-            if request > self._newest:
-                if len(self._early) < _MOST_EARLY:
-                    self._early.add(request)
-                return
-            if request != self._running:
-                return
+        """Interrupt this request's handler, or keep it from starting. Called by the listening thread."""
+        if request > self._newest and len(self._early) < _MOST_EARLY:
+            self._early.add(request)
+        if request == self._running and self._main is not None:
             self._wanted = request
-        if self._main is not None:
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def hold(self) -> bool:

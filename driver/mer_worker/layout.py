@@ -6,6 +6,7 @@ worked out once, on either side, and found again by the descriptors or by the he
 
 from __future__ import annotations
 
+import operator
 import struct
 
 from mer_worker.dtypes import BYTES, DTYPES, JSON, NESTED, NUMERIC, STRING
@@ -49,10 +50,12 @@ _LARGEST_KEPT_HEAD = 4096
 class Layout:
     """All that follows from descriptors alone: the head's text, the segments' sizes, and where each begins."""
 
-    __slots__ = ("descriptors", "head", "leaves", "offsets", "sizes", "table", "total")
+    __slots__ = ("descriptors", "head", "leaves", "offsets", "prefix", "single", "sizes", "table", "total")
 
-    def __init__(self, descriptors: Sequence[Descriptor]) -> None:
-        self.descriptors = tuple(descriptors)
+    def __init__(self, descriptors: Sequence[Any]) -> None:
+        self.descriptors = tuple(Descriptor(*descriptor) for descriptor in descriptors)
+        for descriptor in self.descriptors:
+            check_name(descriptor.name)
         self.leaves: tuple[Descriptor, ...] = tuple(
             leaf for outer in self.descriptors for leaf in (outer.inner if outer.dtype == NESTED else (outer,))
         )
@@ -68,6 +71,12 @@ class Layout:
             self.sizes = tuple(NUMERIC[leaf.dtype] * elements(leaf.shape) for leaf in self.leaves)
             self.offsets, self.total = place(self.sizes)
             self.table = table(self.sizes)
+        self.single = (
+            self.sizes is not None and len(self.leaves) == len(self.descriptors) == 1 and self.total > ALIGNMENT
+        )
+        """Whether it is one tensor of numbers, the commonest of all."""
+        self.prefix = self.head + self.table
+        """What follows a frame's header, up to the first segment."""
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -101,12 +110,12 @@ def table(sizes: Sequence[int]) -> bytes:
     return packed + bytes(-len(packed) % ALIGNMENT)
 
 
-_by_descriptors: dict[tuple[Descriptor, ...], Layout] = {}
+_by_descriptors: dict[tuple[Any, ...], Layout] = {}
 _by_head: dict[bytes, Layout] = {}
 
 
-def layout_of(descriptors: tuple[Descriptor, ...]) -> Layout:
-    """Return the layout of these descriptors, worked out once."""
+def layout_of(descriptors: tuple[Any, ...]) -> Layout:
+    """Return the layout of these descriptors (or plain tuples of the same parts), worked out once."""
     found = _by_descriptors.get(descriptors)
     if found is None:
         if len(_by_descriptors) >= _KEPT:
@@ -163,13 +172,32 @@ def read_head(frame: Frame) -> tuple[Layout, Mapping[str, Any]]:
     return layout, meta
 
 
+def open_frame(frame: Frame) -> tuple[Layout, Mapping[str, Any], list[memoryview]]:
+    """Return what a request or a result holds: its layout, its meta, its segments.
+
+    Raises:
+        WireError: it is not as docs/wire.md has it.
+    """
+    layout = _by_head.get(frame.head)
+    if layout is None:
+        layout, meta = read_head(frame)
+        return layout, meta, segments_of(layout, frame)
+    if layout.single and frame.segments == 1 and len(frame.body) == layout.total:  # the shortest way
+        body = frame.body
+        if body[:ALIGNMENT] == layout.table:
+            return layout, NO_META, [body[ALIGNMENT:]]  # type: ignore[list-item]  # what a Decoder gives is a memoryview
+    return layout, NO_META, segments_of(layout, frame)
+
+
 def segments_of(layout: Layout, frame: Frame) -> list[memoryview]:
     """Return the segments of a frame's body, each a view.
 
     Raises:
         WireError: the table and the descriptors disagree, or the body ends too early.
     """
-    body, count = memoryview(frame.body), len(layout.leaves)
+    body, count = frame.body, len(layout.leaves)
+    if type(body) is not memoryview:
+        body = memoryview(body)
     if frame.segments != count:
         raise WireError(f"{frame.segments} segments for {count} tensors")
     if 8 * count > len(body):
@@ -190,20 +218,31 @@ def segments_of(layout: Layout, frame: Frame) -> list[memoryview]:
 
 
 def _as_json(descriptor: Descriptor) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": descriptor.name, "dtype": descriptor.dtype, "shape": list(descriptor.shape)}
+    described: dict[str, Any] = {"name": descriptor.name, "dtype": descriptor.dtype, "shape": _lengths(descriptor)}
     if descriptor.dtype == NESTED:
         del described["shape"]
-        described["inner"] = [{"dtype": inner.dtype, "shape": list(inner.shape)} for inner in descriptor.inner]
+        described["inner"] = [{"dtype": inner.dtype, "shape": _lengths(inner)} for inner in descriptor.inner]
     return described
+
+
+def _lengths(descriptor: Descriptor) -> list[int]:
+    """Return the shape as JSON takes it: a caller's may be made of numpy's integers."""
+    try:
+        lengths = [operator.index(length) for length in descriptor.shape]
+    except TypeError as error:
+        raise WireError(f"a shape is made of integers: {error}") from error
+    if any(length < 0 for length in lengths):
+        raise WireError(f"the impossible shape {lengths}")
+    return lengths
 
 
 def _from_json(item: object, *, nested: bool = False) -> Descriptor:
     if not isinstance(item, dict):
         raise WireError("a descriptor is an object")
     name = "" if nested else item.get("name")
-    if not isinstance(name, str) or (not name and not nested):
-        raise WireError("a tensor has a name")
-    check_name(name)
+    if not nested:
+        check_name(name)
+    assert isinstance(name, str)
     dtype = item.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WireError(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
@@ -226,8 +265,10 @@ def _from_json(item: object, *, nested: bool = False) -> Descriptor:
     return Descriptor(name, dtype, tuple(shape))
 
 
-def check_name(name: str) -> None:
-    """Raise WireError for a tensor's name that is longer than its cap or is no Unicode text."""
+def check_name(name: object) -> None:
+    """Raise WireError for a tensor's name that is no text, empty, or longer than its cap."""
+    if not isinstance(name, str) or not name:
+        raise WireError(f"a tensor's name is a text, not {name!r}")
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:

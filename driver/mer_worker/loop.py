@@ -14,7 +14,7 @@ from mer_worker.channel import Channel
 from mer_worker.control import Ending, Listener, Pulse
 from mer_worker.failures import Failure, error_frame, of_model
 from mer_worker.interrupts import Cancelled, Interrupts
-from mer_worker.layout import read_head, segments_of, with_meta
+from mer_worker.layout import open_frame
 from mer_worker.logs import Logs
 from mer_worker.runners import RUNNERS, Runner, load
 from mer_worker.tensors import encode, values_of
@@ -31,7 +31,6 @@ from mer_worker.wire import (
     WireError,
     agree,
     frame,
-    pack,
 )
 
 TYPE_CHECKING = False
@@ -149,11 +148,12 @@ class Worker:
     def _infer(self, runner: Runner, received: Frame) -> None:
         request = received.request
         try:
-            layout, meta = read_head(received)
-            inputs = values_of(layout, segments_of(layout, received), runner.arrays, writable=False)
+            layout, meta, segments = open_frame(received)
+            inputs = values_of(layout, segments, runner.arrays, writable=False)
         except WireError as error:
             self._channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
             return
+        del segments
         received.body = b""  # only the inputs hold it now: what the handler drops is free
         try:
             self._start(request)
@@ -161,24 +161,14 @@ class Worker:
                 outputs = runner.infer(inputs, meta)
             finally:
                 self._stop()
-            encoded = encode(outputs)
-            total, pieces = encoded.body()
-            head = with_meta(encoded.layout, None)
-            prefix = pack(
-                Kind.RESULT,
-                head,
-                request=request,
-                segments=len(encoded.segments),
-                number=self._elapsed(),
-                body_bytes=total,
-            )
+            message = encode(outputs).message(Kind.RESULT, request, number=self._elapsed())
         except Cancelled:
             self._stop()  # it may have come on the way there
             self._channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled"), request))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             self._channel.send(error_frame(of_model(error, "model", "in the handler"), request))
         else:
-            self._channel.send(prefix, *pieces)
+            self._channel.send(*message)
         if runner.ended:
             self._ending.now()
 

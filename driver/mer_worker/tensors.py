@@ -10,8 +10,8 @@ import struct
 import sys
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, STRING
-from mer_worker.layout import Descriptor, Layout, check_name, elements, layout_of, place, segments_of, table
-from mer_worker.wire import ALIGNMENT, MAX_RANK, Frame, WireError, dump, parse
+from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
+from mer_worker.wire import ALIGNMENT, HEADER, MAX_RANK, Frame, WireError, dump, pack, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,20 +73,35 @@ class Strings:
 class Encoded:
     """Named values in the wire's form: a layout, and the segments, which are views wherever that is possible."""
 
-    __slots__ = ("layout", "segments", "sizes")
+    __slots__ = ("layout", "segments")
 
     def __init__(self, layout: Layout, segments: list[Bytes]) -> None:
         self.layout = layout
         self.segments = segments
-        self.sizes = layout.sizes if layout.sizes is not None else tuple(map(len, segments))
 
     @property
     def descriptors(self) -> tuple[Descriptor, ...]:
         """One for each name, in order."""
         return self.layout.descriptors
 
+    def message(
+        self, kind: int, request: int, *, number: int = 0, meta: Mapping[str, Any] | None = None
+    ) -> tuple[Bytes, ...]:
+        """Return a whole frame in pieces, ready for a scatter-gather write.
+
+        Raises:
+            WireError: the body or the meta is beyond its cap.
+        """
+        layout, segments = self.layout, self.segments
+        if layout.single and not meta:  # the shortest way
+            header = HEADER.pack(kind, 0, 1, 0, request, len(layout.head), number, layout.total)
+            return (header + layout.prefix, segments[0])
+        total, pieces = self.body()
+        head = with_meta(layout, meta)
+        return (pack(kind, head, request=request, segments=len(segments), number=number, body_bytes=total), *pieces)
+
     def body(self) -> tuple[int, list[Bytes]]:
-        """Return the body's length and its pieces, ready for a scatter-gather write.
+        """Return the body's length and its pieces.
 
         Raises:
             WireError: it is beyond the body's cap.
@@ -95,19 +110,18 @@ class Encoded:
         if layout.sizes is not None:
             offsets, total, first = layout.offsets, layout.total, layout.table
         else:
-            offsets, total = place(self.sizes)
-            first = table(self.sizes)
-        if len(segments) == 1:  # the table is padded up to it
-            return total, [first, segments[0]]
-        out: list[Bytes] = [first]
+            sizes = tuple(map(len, segments))
+            offsets, total = place(sizes)
+            first = table(sizes)
+        pieces: list[Bytes] = [first]
         end = len(first)
         for offset, segment in zip(offsets, segments):
             if offset > end:
-                out.append(_PADDING[: offset - end])
-            if segment:
-                out.append(segment)
+                pieces.append(_PADDING[: offset - end])
+            if len(segment):
+                pieces.append(segment)
             end = offset + len(segment)
-        return total, out
+        return total, pieces
 
     def named(self) -> Iterator[tuple[Descriptor, list[Bytes]]]:
         """Yield each descriptor with its segments: one, or one for each inner tensor."""
@@ -131,33 +145,28 @@ def encode(values: Mapping[str, Any]) -> Encoded:
         TensorError: a value has no form on the wire.
         WireError: a name or a length is beyond its cap.
     """
-    descriptors: list[Descriptor] = []
+    descriptors: list[tuple[str, str, tuple[int, ...], tuple[Descriptor, ...]]] = []
     segments: list[Bytes] = []
     for name, value in values.items():
-        if type(value) is Buffer:
+        kind = type(value)
+        if kind is Buffer:
             dtype, shape, segment = _encode_buffer(name, value)
-        elif type(value) is list or type(value) is tuple:
-            if value and all(type(item) is Buffer or _is_numpy(item) for item in value):
-                inner = []
-                for item in value:
-                    dtype, shape, segment = _encode_one(name, item)
-                    inner.append(Descriptor("", dtype, shape))
-                    segments.append(segment)
-                descriptors.append(Descriptor(_named(name), NESTED, (len(inner),), tuple(inner)))
-                continue
-            dtype, shape, segment = _encode_one(name, value)
+        elif (kind is list or kind is tuple) and value and all(type(v) is Buffer or _is_numpy(v) for v in value):
+            inner = []
+            for item in value:
+                dtype, shape, segment = _encode_one(name, item)
+                inner.append(Descriptor("", dtype, shape))
+                segments.append(segment)
+            descriptors.append((name, NESTED, (len(inner),), tuple(inner)))
+            continue
         else:
             dtype, shape, segment = _encode_one(name, value)
-        descriptors.append(Descriptor(name, dtype, shape))
+        descriptors.append((name, dtype, shape, ()))
         segments.append(segment)
-    key = tuple(descriptors)
     try:
-        layout = layout_of(key)
-    except WireError:
-        raise
-    except (TypeError, AttributeError) as error:
-        raise TensorError(f"a shape is made of integers: {error}") from error
-    return Encoded(layout, segments)
+        return Encoded(layout_of(tuple(descriptors)), segments)
+    except WireError as error:
+        raise TensorError(str(error)) from error
 
 
 def decode(
@@ -184,6 +193,9 @@ def values_of(layout: Layout, segments: Sequence[memoryview], arrays: str, *, wr
         WireError: a segment is not what its descriptor says.
     """
     one = _buffer if arrays == "buffer" else _array
+    if layout.single:  # the shortest way
+        descriptor = layout.descriptors[0]
+        return {descriptor[0]: one(descriptor, segments[0] if writable else segments[0].toreadonly())}
     values: dict[str, Any] = {}
     at = 0
     for descriptor in layout.descriptors:
@@ -201,13 +213,6 @@ def values_of(layout: Layout, segments: Sequence[memoryview], arrays: str, *, wr
             values[descriptor.name] = _decode_one(descriptor, segments[at], one, writable)
             at += 1
     return values
-
-
-def _named(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise TensorError(f"a value's name is a text, not {name!r}")
-    check_name(name)
-    return name
 
 
 # --- to bytes
@@ -238,7 +243,6 @@ def _is_numpy(value: object) -> bool:
 
 
 def _encode_one(name: str, value: Any) -> tuple[str, tuple[int, ...], Bytes]:
-    _named(name)
     if isinstance(value, str):
         return STRING, (), _pack_strings(name, [value])
     if _is_numpy(value):

@@ -257,7 +257,19 @@ class Decoder:
     The caller reads into `buffer()` and says how many bytes came: a large body is received where it stays.
     """
 
-    __slots__ = ("_body", "_buffer", "_end", "_filled", "_limits", "_noise", "_noise_bytes", "_pending", "_seen", "_start", "_view")
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_end",
+        "_filled",
+        "_limits",
+        "_noise",
+        "_noise_bytes",
+        "_pending",
+        "_seen",
+        "_start",
+        "_view",
+    )
 
     def __init__(self, limits: Limits | None = None, *, preamble: bool = True) -> None:
         self._limits = limits or Limits()
@@ -293,6 +305,10 @@ class Decoder:
                 return ()
             whole, self._pending, self._body = self._pending, None, memoryview(b"")
             return (whole,)
+        if self._seen and not self._end:
+            only = self._only(count)
+            if only is not None:
+                return (only,)
         self._end += count
         if not self._seen and not self._find_preamble():
             return ()
@@ -310,6 +326,21 @@ class Decoder:
     def between_frames(self) -> bool:
         """Whether the stream may end here: no frame is half received."""
         return self._pending is None and self._start == self._end
+
+    def _only(self, count: int) -> Frame | None:
+        """Return the frame that the buffer holds from end to end, as is usual, by the shortest way."""
+        if count < HEADER_BYTES:
+            return None
+        kind, flags, segments, template, request, head_bytes, number, body_bytes = HEADER.unpack_from(self._buffer)
+        start = HEADER_BYTES + head_bytes
+        if start + body_bytes != count or segments > MAX_SEGMENTS or body_bytes > self._limits.body or not kind:
+            return None
+        view = self._view
+        body: Bytes = b""
+        if body_bytes:
+            body = aligned(body_bytes)
+            body[:] = view[start:count]
+        return Frame(kind, flags, segments, template, request, number, bytes(view[HEADER_BYTES:start]), body)
 
     def _next(self, frames: list[Frame]) -> bool:
         """Take one frame from the buffer; False when more bytes are needed."""

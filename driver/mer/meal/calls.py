@@ -16,7 +16,7 @@ LogCallback = Callable[[str, str, bytes], None]
 
 
 class Call:
-    """One request in flight."""
+    """One request in flight. Its future is asyncio's own class, which a task waits on by a shorter way than on a subclass."""
 
     __slots__ = ("abandoned", "due", "future", "late", "on_log")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mer.core.errors import (
     DeadlineExceeded,
+    InputInvalid,
     MerError,
     ProtocolMismatch,
     ProtocolViolation,
@@ -21,7 +22,7 @@ from mer.core.errors import (
 from mer.meal.calls import Call, Calls, LogCallback
 from mer.meal.failing import error_of
 from mer.meal.host import Stream
-from mer_worker.layout import Descriptor, read_head, segments_of, with_meta
+from mer_worker.layout import Descriptor, open_frame
 from mer_worker.tensors import Encoded, values_of
 from mer_worker.wire import (
     MAX_BODY_BYTES,
@@ -151,30 +152,26 @@ class Session:
 
         Raises:
             ModelFailed: the handler raised, or gave what cannot be sent; its traceback is in the error.
-            InputInvalid: the runner refused the input.
+            InputInvalid: the inputs or the meta are beyond a cap, or the runner refused them.
             DeadlineExceeded: there was no outcome by `deadline`.
             WorkerLost: the worker ended.
             Interrupted: somebody cancelled the request.
             ProtocolViolation: the worker's answer is no answer.
         """
-        total, pieces = encoded.body()
         if self._full:
             await self._room(deadline)
         if self._lost is not None:
             raise self._lost_again()
         request, call = self._calls.add(deadline, on_log)
+        try:
+            message = encoded.message(
+                Kind.INFER, request, number=0 if deadline is None else self._milliseconds(deadline), meta=meta
+            )
+        except WireError as error:
+            self._calls.take(request)
+            raise InputInvalid(str(error)) from error
         self._log_left = MAX_REQUEST_LOG_BYTES
-        self._full = not self._stream.write(
-            pack(
-                Kind.INFER,
-                encoded.layout.head if not meta else with_meta(encoded.layout, meta),
-                request=request,
-                segments=len(encoded.segments),
-                number=0 if deadline is None else self._milliseconds(deadline),
-                body_bytes=total,
-            ),
-            *pieces,
-        )
+        self._full = not self._stream.write(*message)
         try:
             answer = await call.future
         except asyncio.CancelledError:
@@ -183,8 +180,7 @@ class Session:
         if answer.kind != Kind.RESULT:
             raise self._failure(answer, call)
         try:
-            layout, meta = read_head(answer)
-            segments = segments_of(layout, answer)
+            layout, meta, segments = open_frame(answer)
             outputs = values_of(layout, segments, self.arrays)
         except WireError as error:
             raise self._violated(error) from error
