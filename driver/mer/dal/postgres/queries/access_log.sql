@@ -12,22 +12,22 @@ SELECT seq, digest FROM mer.access ORDER BY seq DESC LIMIT 1;
 
 -- name: get
 -- One record.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access WHERE seq = %(seq)s;
 
 -- name: of_invocation
 -- Oldest first.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access WHERE invocation = %(invocation)s ORDER BY seq;
 
 -- name: newest_page
 -- Everything, newest first, before a place.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access WHERE seq < %(after)s ORDER BY seq DESC LIMIT %(limit)s;
 
 -- name: filtered_page
 -- What fits, newest first by place.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access
 WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
     AND (%(model)s::text IS NULL OR model = %(model)s)
@@ -42,8 +42,9 @@ ORDER BY seq DESC LIMIT %(limit)s;
 
 -- name: filtered_page_by_time
 -- The same where a time is asked for, newest first by time: the order of access_at, access_model and access_actor. By place
+-- (`shown`: were it `at`, ORDER BY at would sort the texts.)
 -- it would walk back through the whole log to an old day.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access
 WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
     AND (%(model)s::text IS NULL OR model = %(model)s)
@@ -58,7 +59,7 @@ ORDER BY at DESC, seq DESC LIMIT %(limit)s;
 
 -- name: scan
 -- Oldest first, between two places.
-SELECT seq, previous, digest, body, kind, at, invocation::text, lease::text, actor, model, version, server, outcome, action
+SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access WHERE seq > %(after)s AND seq <= %(until)s ORDER BY seq LIMIT %(limit)s;
 
 -- name: unfinished
