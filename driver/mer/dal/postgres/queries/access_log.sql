@@ -42,8 +42,7 @@ ORDER BY seq DESC LIMIT %(limit)s;
 
 -- name: filtered_page_by_time
 -- The same where a time is asked for, newest first by time: the order of access_at, access_model and access_actor. By place
--- (`shown`: were it `at`, ORDER BY at would sort the texts.)
--- it would walk back through the whole log to an old day.
+-- it would walk back through the whole log to an old day. (`shown`: were it `at`, ORDER BY at would sort the texts.)
 SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access
 WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
