@@ -8,16 +8,23 @@ environment) is not found; docs/security.md says so.
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Optional
 
 VARIABLE = "MER_WORKER"
 
 _PASSES = 20
 """A process may fork while it is looked for; each pass kills a generation, and a bomb must not keep us for ever."""
+
+
+_DYING_SECONDS = 1.0
+"""How long one pass waits for what it killed: one with much memory takes a while, one stuck in the kernel for ever."""
 
 
 def sweep(marker: str, leader: int) -> int:
@@ -27,10 +34,11 @@ def sweep(marker: str, leader: int) -> int:
     """
     killed = 0
     for _ in range(_PASSES):
-        found = [pid for pid in _left(marker, leader) if _kill(pid, marker, leader)]
-        killed += len(found)
-        if not found:
+        handles = [handle for pid in _left(marker, leader) if (handle := _kill(pid, marker, leader)) is not None]
+        if not handles:
             break
+        killed += len(handles)
+        _wait(handles)
     return killed
 
 
@@ -68,18 +76,27 @@ def _belongs(pid: int, marker: str, leader: int) -> bool:
         return False
 
 
-def _kill(pid: int, marker: str, leader: int) -> bool:
+def _kill(pid: int, marker: str, leader: int) -> Optional[int]:
+    """Kill the process, and return a descriptor of it; None if it is not the worker's, or is gone."""
     try:
         handle = os.pidfd_open(pid)  # so that a number given anew meanwhile is not hit
     except (OSError, AttributeError):
-        return False
+        return None
     try:
-        if not _belongs(pid, marker, leader):
-            return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if _belongs(pid, marker, leader):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            return handle
     except OSError:
-        return False
-    else:
-        return True
-    finally:
+        pass
+    os.close(handle)
+    return None
+
+
+def _wait(handles: list[int]) -> None:
+    """Wait until the killed have died, and close their descriptors: a kill is only begun when it returns."""
+    end = time.monotonic() + _DYING_SECONDS
+    for handle in handles:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll(max(0.0, end - time.monotonic()) * 1e3)
         os.close(handle)

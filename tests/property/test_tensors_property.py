@@ -95,7 +95,11 @@ def test_strings_of_any_shape_come_back(value):
     assert flat == value.ravel().tolist()
 
 
-@given(hnp.arrays(hnp.unicode_string_dtypes(max_len=6), SHAPES))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+"""Without lone surrogates, which are refused: they have no UTF-8."""
+
+
+@given(hnp.arrays(np.dtype("<U6"), SHAPES, elements=TEXT))
 def test_unicode_arrays_come_back(value):
     encoded = encode({"s": value})
     back = decode(encoded.descriptors, body_of(encoded))["s"]
