@@ -88,15 +88,29 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         )
     }
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
-    leases = LeaseKeeper(store, recorder, actor=actor, monotonic=monotonic)
+    leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(store, recorder, Journal(settings.state_folder / "journal"))
-    async with contextlib.AsyncExitStack() as closing:
-        closing.push_async_callback(recorder.close)
+    pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
+    executor = Executor(
+        store=store,
+        resolver=resolver,
+        recorder=recorder,
+        leases=leases,
+        finishes=finishes,
+        workplaces=workplaces,
+        pool=pool,
+        run_seconds=settings.run_seconds,
+        monotonic=monotonic,
+    )
+    async with (
+        contextlib.AsyncExitStack() as closing
+    ):  # from the last to the first: what runs ends, then its end is recorded
+        closing.push_async_callback(recorder.drain)
         closing.push_async_callback(leases.close)
+        closing.push_async_callback(executor.close)
+        closing.push_async_callback(pool.close)
         await ensure_local(store, clock=clock)
         await finishes.take_up()
-        pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
-        closing.push_async_callback(pool.close)
         yield Mer(
             actor=actor,
             store=store,
@@ -107,17 +121,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
             weights=WeightsRegistry(store, changes, clock=clock),
             placements=PlacementRegistry(store, changes, clock=clock),
             log=AuditLog(store),
-            executor=Executor(
-                store=store,
-                resolver=resolver,
-                recorder=recorder,
-                leases=leases,
-                finishes=finishes,
-                workplaces=workplaces,
-                pool=pool,
-                run_seconds=settings.run_seconds,
-                monotonic=monotonic,
-            ),
+            executor=executor,
             ping=Ping(
                 store=store,
                 resolver=resolver,

@@ -2,29 +2,33 @@
 
 from pathlib import Path
 
+from mer.core.canonical import canonical
 from mer.core.records import InvocationId
 from mer.execution.journal import Journal
 
 
 def test_what_is_kept_waits_for_its_own_chain_in_order(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    journal.keep(InvocationId("b"), '{"n":2}', chain="one")
-    journal.keep(InvocationId("a"), '{"n":1}', chain="one")
-    journal.keep(InvocationId("c"), '{"n":3}', chain="two")
-    assert [body for _, body in journal.waiting(chain="one")] == ['{"n":1}', '{"n":2}']
+    for invocation, chain in (("b", "one"), ("a", "one"), ("c", "two")):
+        journal.keep(InvocationId(invocation), "{}", chain=chain)
+    assert [path.stem for path in journal.waiting(chain="one")] == ["a", "b"]
 
 
 def test_keeping_twice_keeps_the_last(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    journal.keep(InvocationId("a"), "1", chain="one")
-    journal.keep(InvocationId("a"), "2", chain="one")
-    assert [body for _, body in journal.waiting(chain="one")] == ["2"]
+    bodies = [
+        canonical({"chain": "one", "invocation": "a", "kind": "finished", "outcome": outcome})
+        for outcome in ("failed", "succeeded")
+    ]
+    for body in bodies:
+        journal.keep(InvocationId("a"), body, chain="one")
+    assert [journal.read(path, chain="one") for path in journal.waiting(chain="one")] == bodies[-1:]
 
 
 def test_an_empty_journal_has_no_folder(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     assert not journal.holds_any
-    assert list(journal.waiting(chain="one")) == []
+    assert journal.waiting(chain="one") == []
     assert not (tmp_path / "journal").exists()
 
 

@@ -49,6 +49,6 @@ class Recorder:
         bodies = await self.bodies()
         await self.append(bodies.change_refused(at=self.now(), actor=actor, action=action, error=error))
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
         """Wait for what is still being written."""
         await self._writer.close()

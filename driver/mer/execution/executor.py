@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,6 +39,11 @@ from mer.meal.pool import Pool
 from mer.meal.session import Reply
 from mer.registry.resolve import Candidate, Resolved, Resolver
 from mer_worker.tensors import Encoded
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 30.0
+"""For the ends of what still ran when this was closed: digests of its outputs, and a database's deadline or two."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +91,8 @@ class Executor:
         self._pool = pool
         self._run_seconds = run_seconds
         self._monotonic = monotonic
+        self._open: dict[InvocationId, asyncio.Future[None]] = {}
+        """What was started and has not ended yet."""
         self._owner = uuid7()  # a stateful worker belongs to this executor: one REPL, one one-shot
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
@@ -110,27 +119,27 @@ class Executor:
         prepared = await self._prepare(reference, inputs, actor=actor, on=on)
         timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
         deadline = None if timeout is None else began + timeout
-        lease = await self._start(prepared, actor)
-        timings = Timings()
-        hashed = asyncio.create_task(
-            asyncio.to_thread(digests, prepared.encoded.descriptors, prepared.encoded.segments), name="input digests"
-        )
-        started = Started(prepared=prepared, actor=actor, lease=lease, timings=timings, inputs=hashed)
+        started = await self._start(prepared, actor)
         try:
-            reply = await self._perform(prepared, deadline, timings, on_log)
+            reply = await self._perform(prepared, deadline, started.timings, on_log)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
-            await asyncio.shield(self._finish(started, outcome=_outcome(error), error=_told(error)))
+            await self._end(started, outcome=_outcome(error), error=_told(error))
             raise
-        recorded = await asyncio.shield(self._finish(started, outcome=Outcome.SUCCEEDED, reply=reply))
+        recorded = await self._end(started, outcome=Outcome.SUCCEEDED, reply=reply)
         return Result(
             outputs=reply.outputs,
             invocation=prepared.invocation,
             model=prepared.subject.model or "",
             version=prepared.candidate.version.number,
             server=prepared.candidate.server.name,
-            timings=timings,
+            timings=started.timings,
             recorded=recorded,
         )
+
+    async def close(self) -> None:
+        """Wait until the end of all that was started is on record. The pool is closed by then: nothing runs any more."""
+        if self._open:
+            await asyncio.wait(self._open.values(), timeout=CLOSE_SECONDS)
 
     async def _prepare(self, reference: str, inputs: Mapping[str, Any], *, actor: Actor, on: str | None) -> Prepared:
         invocation = InvocationId(uuid7())
@@ -171,22 +180,23 @@ class Executor:
         idle = [c for c in resolved.candidates if unfinished.get(c.server.name, 0) == least]
         return random.choice(idle)  # noqa: S311 - among equals; a fixed order would send every one-shot to the first
 
-    async def _start(self, prepared: Prepared, actor: Actor) -> LeaseId:
-        lease = await self._leases.lease()
-        bodies = await self._recorder.bodies()
-        body = bodies.started(
-            at=self._recorder.now(),
-            actor=actor,
-            lease=lease,
-            invocation=prepared.invocation,
-            subject=prepared.subject,
-        )
+    async def _start(self, prepared: Prepared, actor: Actor) -> Started:
+        invocation = prepared.invocation
+        lease = await self._leases.cover(invocation)
         try:
+            bodies = await self._recorder.bodies()
+            body = bodies.started(
+                at=self._recorder.now(), actor=actor, lease=lease, invocation=invocation, subject=prepared.subject
+            )
             await self._recorder.append(body)
         except BaseException:
-            self._leases.leave()  # whether it became durable nobody knows: then the invocation is open, and nobody runs it
+            self._leases.give_up(invocation)  # whether it became durable nobody knows
             raise
-        return lease
+        self._open[invocation] = asyncio.get_running_loop().create_future()
+        hashed = asyncio.create_task(
+            asyncio.to_thread(digests, prepared.encoded.descriptors, prepared.encoded.segments), name="input digests"
+        )
+        return Started(prepared=prepared, actor=actor, lease=lease, timings=Timings(), inputs=hashed)
 
     async def _perform(
         self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
@@ -210,15 +220,35 @@ class Executor:
             timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
             return reply
 
+    async def _end(
+        self, started: Started, *, outcome: Outcome, error: MerError | None = None, reply: Reply | None = None
+    ) -> bool:
+        """Put the end on record, and go on with that if the caller is cancelled (again) meanwhile."""
+        finishing = asyncio.create_task(
+            self._finish(started, outcome=outcome, error=error, reply=reply), name="recording a finish"
+        )
+        finishing.add_done_callback(functools.partial(self._ended, started.prepared.invocation))
+        return await asyncio.shield(finishing)
+
+    def _ended(self, invocation: InvocationId, finishing: asyncio.Task[bool]) -> None:
+        error = None if finishing.cancelled() else finishing.exception()
+        if error is not None:  # its caller may have gone, and would be the only one to tell
+            logger.error("the end of %s could not be recorded", invocation, exc_info=error)
+        elif not finishing.cancelled() and finishing.result():
+            self._leases.settle(invocation)  # otherwise it stays open under the lease, until somebody finds it there
+        end = self._open.pop(invocation)
+        if not end.done():
+            end.set_result(None)
+
     async def _finish(
         self,
         started: Started,
         *,
         outcome: Outcome,
-        error: BaseException | None = None,
-        reply: Reply | None = None,
+        error: MerError | None,
+        reply: Reply | None,
     ) -> bool:
-        """Put the end on record; return False where it had to be left in the journal."""
+        """Put the end on record; return False where it is not in the log (see Finishes.record)."""
         prepared = started.prepared
         outputs: list[TensorDigest] = []
         if reply is not None:
@@ -236,11 +266,7 @@ class Executor:
             inputs=await started.inputs,
             outputs=outputs,
         )
-        in_doubt = self._leases.in_doubt(started.lease)
-        recorded = await self._finishes.record(prepared.invocation, body, in_doubt=in_doubt)
-        if not recorded:
-            self._leases.leave()
-        return recorded
+        return await self._finishes.record(prepared.invocation, body)
 
 
 def _outcome(error: BaseException) -> Outcome:

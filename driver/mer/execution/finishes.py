@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 from mer.audit.recorder import Recorder
 from mer.core.canonical import canonical
 from mer.core.errors import MerError, Unreachable
-from mer.core.records import AccessRecord, InvocationId, RecordKind
+from mer.core.records import InvocationId, RecordKind
 from mer.dal.base import Store
 from mer.execution.journal import Journal
 
@@ -26,46 +24,45 @@ class Finishes:
         self._recorder = recorder
         self._journal = journal
 
-    async def record(self, invocation: InvocationId, body: str, *, in_doubt: bool) -> bool:
-        """Append a finish; return False where it had to be left in the journal because the database is gone.
+    async def record(self, invocation: InvocationId, body: str) -> bool:
+        """Append a finish; return False where it is not in the log: the database is gone, locked or full.
 
-        `in_doubt` asks to look whether somebody has recorded the invocation as lost meanwhile.
+        It then waits in the journal. Where even that cannot be written, the invocation stays open and becomes `lost`.
         """
         try:
-            await self._append(invocation, body, in_doubt=in_doubt)
-        except Unreachable as error:
-            chain = json.loads(body)["chain"]
-            path = await asyncio.to_thread(self._journal.keep, invocation, body, chain=chain)
-            logger.warning("a finish waits in the journal %s: %s", path, error)
+            await self._append(body)
+        except MerError as error:
+            await self._keep(invocation, body, because=error)
             return False
         return True
 
-    async def take_up(self) -> int:
-        """Append what waits in the journal for this log, and return how many records that were.
-
-        What cannot be appended stays, for the next start.
-        """
+    async def take_up(self) -> None:
+        """Append what waits in the journal for this log. What cannot be appended stays, for the next start."""
         if not self._journal.holds_any:
-            return 0
+            return
         chain = (await self._recorder.bodies()).chain
-        waiting = await asyncio.to_thread(list, self._journal.waiting(chain=chain))
-        for path, body in waiting:
+        for path in await asyncio.to_thread(self._journal.waiting, chain=chain):
             try:
-                await self._take_up(path, body)
-            except (MerError, ValueError, KeyError) as error:
+                await self._append(await asyncio.to_thread(self._journal.read, path, chain=chain))
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            except FileNotFoundError:
+                continue  # another start has taken it up
+            except Unreachable as error:
+                logger.warning("the journal could not be taken up: %s", error)
+                return  # the rest would wait as long, each
+            except (MerError, OSError) as error:
                 logger.warning("%s could not be appended: %s", path, error)
-        return len(waiting)
 
-    async def _take_up(self, path: Path, body: str) -> None:
-        await self._append(InvocationId(json.loads(body)["invocation"]), body, in_doubt=True)
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+    async def _append(self, body: str) -> None:
+        head = await self._recorder.append(body)
+        if (await self._store.access_log.get(head.seq)).body != body:
+            # an invocation finishes once: where another finish stands, it had been given up as lost before this came
+            await self._recorder.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
 
-    async def _append(self, invocation: InvocationId, body: str, *, in_doubt: bool) -> None:
-        if in_doubt and _given_up(await self._store.access_log.of_invocation(invocation), body):
-            body = canonical({**json.loads(body), "kind": RecordKind.LATE.value})
-        await self._recorder.append(body)
-
-
-def _given_up(records: Sequence[AccessRecord], body: str) -> bool:
-    """Whether the log has another finish of this invocation already."""
-    return any(record.columns["kind"] == RecordKind.FINISHED and record.body != body for record in records)
+    async def _keep(self, invocation: InvocationId, body: str, *, because: MerError) -> None:
+        try:
+            path = await asyncio.to_thread(self._journal.keep, invocation, body, chain=json.loads(body)["chain"])
+        except (MerError, OSError) as error:
+            logger.error("the finish of %s is lost: %s; nor can the journal be written: %s", invocation, because, error)
+        else:
+            logger.warning("a finish waits in the journal %s: %s", path, because)

@@ -1,13 +1,13 @@
 """Leases: a living driver's claim on its invocations, and what becomes of a dead one's.
 
-A driver takes a lease before its first invocation, renews it, and gives it back. Whoever takes one looks first at those
-of others: the open invocations of a driver that is dead are recorded as `lost`. Nothing is silent.
+A driver takes a lease before its first invocation, renews it, and gives it back once all that it covers is on record.
+Whoever takes one looks first at those of others: the open invocations of a driver that is dead are recorded as `lost`.
+Nothing is silent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable
@@ -17,13 +17,16 @@ from mer.audit.recorder import Recorder
 from mer.core.actor import Actor
 from mer.core.errors import MerError, WorkerLost
 from mer.core.identifiers import uuid7
-from mer.core.records import Lease, LeaseId, OpenInvocation, Outcome
+from mer.core.records import InvocationId, Lease, LeaseId, OpenInvocation, Outcome
 from mer.dal.base import Store
 from mer.execution.drivers import identity_of
 from mer.execution.process import ProcessIdentity, is_dead, this_process
 
 RENEW_SECONDS = 15.0
 """Between two heartbeats: three may fail before others may think this driver dead."""
+
+STALE_AFTER_SECONDS = 2 * RENEW_SECONDS
+"""A lease that was not renewed for so long (the machine slept) is renewed before it covers anything more."""
 
 DEAD_AFTER_SECONDS = 60.0
 """Without a heartbeat, where the process itself cannot be seen."""
@@ -40,66 +43,78 @@ class LeaseKeeper:
         recorder: Recorder,
         *,
         actor: Actor,
-        monotonic: Callable[[], float],
         identity: Callable[[], ProcessIdentity] = this_process,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._actor = actor
-        self._monotonic = monotonic
         self._identity = identity
         self._lock = asyncio.Lock()
-        self._lease: LeaseId | None = None
-        self._renewed = 0.0
-        self._left = False
+        self._lease: Lease | None = None
+        self._renewed = recorder.now()  # by the wall clock: a monotonic one stands still while the machine sleeps
+        self._covered: set[InvocationId] = set()
+        self._given_up: set[InvocationId] = set()
         self._beating: asyncio.Task[None] | None = None
 
-    async def lease(self) -> LeaseId:
-        """Return this process's lease; take it, and free those of the dead, the first time."""
-        if self._lease is not None:
-            return self._lease
+    async def cover(self, invocation: InvocationId) -> LeaseId:
+        """Return this process's lease, good for that invocation; take it, and free those of the dead, the first time.
+
+        It is not given back before the invocation is settled: what then is still open, others will find and record.
+        """
         async with self._lock:
-            if self._lease is None:
-                self._lease = await self._take()
-                await self.sweep()
+            lease = self._lease
+            if lease is None:
+                lease = self._lease = await self._take()
                 self._beating = asyncio.create_task(self._beat(), name="lease heartbeat")
-        return self._lease
+                await self._try_sweep()
+            elif abs((self._recorder.now() - self._renewed).total_seconds()) > STALE_AFTER_SECONDS:
+                await self._renew(lease)
+        self._covered.add(invocation)
+        return lease.id
 
-    def in_doubt(self, lease: LeaseId) -> bool:
-        """Tell whether others may have thought this driver dead, so that a finish under `lease` may come late."""
-        return lease != self._lease or self._monotonic() - self._renewed > DEAD_AFTER_SECONDS
+    def settle(self, invocation: InvocationId) -> None:
+        """Say that the invocation's end is on record."""
+        self._covered.discard(invocation)
 
-    def leave(self) -> None:
-        """Do not give the lease back: something under it may be open, and whoever finds it dead will put that on record."""
-        self._left = True
+    def give_up(self, invocation: InvocationId) -> None:
+        """Say that nobody runs the invocation, though its start may be on record: then it will be recorded as lost."""
+        self._given_up.add(invocation)
 
     async def sweep(self) -> list[OpenInvocation]:
         """Free the leases of dead drivers; record their open invocations as lost, and return them."""
         here = self._identity()
         lost: list[OpenInvocation] = []
-        leases = [lease for lease in await self._store.leases.all() if lease.id != self._lease]
+        leases = [
+            lease for lease in await self._store.leases.all() if self._lease is None or lease.id != self._lease.id
+        ]
         if not leases:
             return lost
         now = await self._store.leases.now()
         for lease in leases:
             if _is_dead(lease, here=here, now=now):
+                why = f"its driver ended without a word: pid {lease.pid} of {lease.actor} on {lease.host}"
                 for invocation in await self._store.access_log.unfinished(lease.id):
-                    await self._record_lost(lease, invocation)
+                    await self._record_lost(lease, invocation, why)
                     lost.append(invocation)
                 await self._store.leases.release(lease.id)
         return lost
 
     async def close(self) -> None:
-        """Give the lease back. If the database is gone, its heartbeat will have told the others by then."""
+        """Give the lease back, unless something under it is still open."""
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
-        if self._lease is not None and not self._left:
-            with contextlib.suppress(MerError):
-                await self._store.leases.release(self._lease)
-        self._lease = None
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            await self._record_given_up(lease)
+            if not self._covered:
+                await self._store.leases.release(lease.id)
+        except MerError as error:  # others will find it, and what is open under it
+            logger.warning("the lease could not be given back: %s", error)
 
-    async def _take(self) -> LeaseId:
+    async def _take(self) -> Lease:
         here, now = self._identity(), self._recorder.now()
         lease = Lease(
             id=LeaseId(uuid7()),
@@ -112,26 +127,50 @@ class LeaseKeeper:
             acquired_at=now,
             last_seen=now,
         )
-        self._renewed = self._monotonic()
         await self._store.leases.acquire(lease)
-        return lease.id
+        self._renewed = now
+        return lease
+
+    async def _renew(self, lease: Lease) -> None:
+        now = self._recorder.now()
+        if not await self._store.leases.renew(lease.id):
+            # freed by somebody who could not see this process. The same one again: what runs refers to it
+            await self._store.leases.acquire(lease)
+        self._renewed = now
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            lease = self._lease
+            assert lease is not None, "the heartbeat begins after the lease was taken, and ends before it is given back"
             try:
-                assert self._lease is not None
-                before = self._monotonic()
-                if await self._store.leases.renew(self._lease):
-                    self._renewed = before
-                else:
-                    # freed by somebody who could not see this process: what runs may end up late, what comes needs a new one
-                    self._lease = await self._take()
-                await self.sweep()
+                async with self._lock:
+                    await self._renew(lease)
+                await self._record_given_up(lease)
             except MerError as error:
                 logger.warning("the lease could not be renewed: %s", error)
+            except Exception:  # the outermost loop of this task: a bug here must not end the heartbeat in silence
+                logger.exception("the lease could not be renewed")
+            await self._try_sweep()
 
-    async def _record_lost(self, lease: Lease, invocation: OpenInvocation) -> None:
+    async def _try_sweep(self) -> None:
+        try:
+            await self.sweep()
+        except MerError as error:  # another driver, or the next beat, will do it: no reason to refuse a run
+            logger.warning("the leases of dead drivers could not be freed: %s", error)
+
+    async def _record_given_up(self, lease: Lease) -> None:
+        if not self._given_up:
+            return
+        await self._recorder.drain()  # a start whose caller has gone may still be on its way
+        given_up = frozenset(self._given_up)
+        for invocation in await self._store.access_log.unfinished(lease.id):
+            if invocation.invocation in given_up:
+                await self._record_lost(lease, invocation, "it was given up before its start was confirmed")
+        self._given_up -= given_up
+        self._covered -= given_up
+
+    async def _record_lost(self, lease: Lease, invocation: OpenInvocation, why: str) -> None:
         bodies = await self._recorder.bodies()
         await self._recorder.append(
             bodies.finished(
@@ -141,7 +180,7 @@ class LeaseKeeper:
                 invocation=invocation.invocation,
                 subject=Subject(reference=invocation.model, model=invocation.model, server=invocation.server),
                 outcome=Outcome.LOST,
-                error=WorkerLost(f"its driver ended without a word: pid {lease.pid} of {lease.actor} on {lease.host}"),
+                error=WorkerLost(why),
             )
         )
 
