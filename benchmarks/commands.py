@@ -2,7 +2,7 @@
 
     python benchmarks/commands.py [--rounds 15]
 
-Runs our command and its yardstick in turn, pinned to one and the same CPU set, and prints the medians and the median of
+Runs our command and its yardstick in turn, first both on one CPU, then both on two, and prints the medians and the median of
 the ratios round by round. The one-shot needs a state folder of its own: one is made, the demo registered, and removed.
 """
 
@@ -46,6 +46,20 @@ def compare(
     }
 
 
+def measure_pinned(rounds: int) -> dict[str, dict[str, float]]:
+    """Figures by command and CPUs; children inherit what this process is pinned to."""
+    before = os.sched_getaffinity(0)
+    first, *rest = sorted(before)
+    figures = {}
+    try:
+        for name, cpus in ({"one CPU": {first}} | ({"two CPUs": {first, rest[0]}} if rest else {})).items():
+            os.sched_setaffinity(0, cpus)
+            figures |= {f"{command}, {name}": found for command, found in measure(rounds).items()}
+    finally:
+        os.sched_setaffinity(0, before)
+    return figures
+
+
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     python = sys.executable
     parent = "/var/lib" if os.geteuid() == 0 else None  # root's database needs folders that its own user can pass
@@ -65,12 +79,12 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
                 ),
             }
         finally:
-            subprocess.run([*MER, "db", "stop"], env=environment, check=False)
+            subprocess.run([*MER, "db", "stop"], env=environment, check=False, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    for name, figures in measure(arguments.rounds).items():
+    for name, figures in measure_pinned(arguments.rounds).items():
         print(name, json.dumps({key: round(value, 2) for key, value in figures.items()}))
