@@ -128,6 +128,29 @@ def test_verifying_can_go_on_from_a_head() -> None:
     assert verifier.finish() == []
 
 
+def test_a_part_that_begins_right_behind_the_checkpoint_is_tied_to_it_by_its_first_record() -> None:
+    one, two, three = records()
+    for digest_of_one, sound in ((one.digest, True), ("0" * 64, False)):
+        checkpoint = Checkpoint(chain=CHAIN, seq=1, digest=digest_of_one)
+        verifier = Verifier(chain=CHAIN, after=Head(seq=1, digest=one.digest), checkpoint=checkpoint)
+        verifier.feed([two, three])
+        assert (verifier.finish() == []) is sound
+
+
+def test_a_part_that_begins_later_than_the_checkpoint_proves_nothing_about_it() -> None:
+    one, two, three = records()
+    checkpoint = Checkpoint(chain=CHAIN, seq=1, digest=one.digest)
+    verifier = Verifier(chain=CHAIN, after=Head(seq=2, digest=two.digest), checkpoint=checkpoint)
+    verifier.feed([three])
+    assert [fault.seq for fault in verifier.finish()] == [1]
+
+
+def test_a_body_that_is_nested_too_deep_to_be_read_is_named() -> None:
+    one = records()[0]
+    deep = "[" * 200_000
+    assert faults([replace(one, body=deep, digest=digest(one.previous, deep, 1))]) == [(1, "its body is no JSON")]
+
+
 def test_an_empty_log_verifies() -> None:
     verifier = Verifier(chain=CHAIN)
     assert (verifier.finish(), verifier.head) == ([], EMPTY)

@@ -127,5 +127,5 @@ def _verification(verifier: Verifier, chain: str, first: int) -> Verification:
 def _chain_of(body: str) -> str:
     try:
         return str(json.loads(body).get("chain"))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return "unknown"  # the verifier then names the record whose body is no JSON object

@@ -112,8 +112,10 @@ class Verifier:
         self._chain = chain
         self._checkpoint = checkpoint
         self._most_faults = most_faults  # a wholly rewritten log must not fill the memory with its faults
+        self._passed = checkpoint is None
         if checkpoint and checkpoint.chain != chain:
             self._fault(0, f"this is chain {chain}, the checkpoint is of chain {checkpoint.chain}")
+        self._pass(after)
 
     def feed(self, links: Iterable[Link]) -> None:
         """Check the next records, in order of seq."""
@@ -127,7 +129,18 @@ class Verifier:
                 self._checkpoint.seq,
                 f"the checkpoint names record {self._checkpoint.seq}, the log ends at {self.head.seq}: its tail was cut",
             )
+        elif self._checkpoint and not self._passed:
+            self._fault(
+                self._checkpoint.seq,
+                f"the checkpoint names record {self._checkpoint.seq}, which is not among these: nothing ties them to it",
+            )
         return self.faults
+
+    def _pass(self, head: Head) -> None:
+        if self._checkpoint and head.seq == self._checkpoint.seq:
+            self._passed = True
+            if head.digest != self._checkpoint.digest:
+                self._fault(head.seq, "is not the record of the checkpoint: the log was rewritten")
 
     def _check(self, link: Link) -> None:
         self.records += 1
@@ -143,14 +156,13 @@ class Verifier:
         if digest(link.previous, link.body, link.seq) != link.digest:
             self._fault(link.seq, "its body does not have its digest: it was changed")
         self._compare(link)
-        if self._checkpoint and link.seq == self._checkpoint.seq and link.digest != self._checkpoint.digest:
-            self._fault(link.seq, "is not the record of the checkpoint: the log was rewritten")
         self.head = Head(seq=link.seq, digest=link.digest)
+        self._pass(self.head)
 
     def _compare(self, link: Link) -> None:
         try:
             body = json.loads(link.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._fault(link.seq, "its body is no JSON")
             return
         if not isinstance(body, dict):
