@@ -43,7 +43,7 @@ def _started_by_cron() -> bool:
         if pid <= 1:
             return False
         try:
-            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
         except OSError:
             return False
         if name.lower() in ("cron", "crond"):

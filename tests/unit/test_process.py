@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -35,14 +36,36 @@ def test_a_pid_that_another_process_has_by_now_is_dead() -> None:
     assert is_dead(reused, here=this_process()) is True
 
 
-def test_a_process_from_before_the_machine_was_started_again_is_dead() -> None:
-    before = msgspec.structs.replace(this_process(), boot_id="another")
-    assert is_dead(before, here=this_process()) is True
-
-
-def test_a_process_of_another_machine_cannot_be_seen() -> None:
-    elsewhere = msgspec.structs.replace(this_process(), host="elsewhere")
+def test_a_process_of_another_start_or_another_machine_cannot_be_seen() -> None:
+    """Two machines of one name share the number of the first PID namespace: only the boot id tells them apart."""
+    elsewhere = msgspec.structs.replace(this_process(), boot_id="another")
     assert is_dead(elsewhere, here=this_process()) is None
+
+
+def test_a_process_that_proc_hides_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Under hidepid=2 the processes of other users have no folder in /proc; process 1 is another user's to a plain one."""
+    hidden = msgspec.structs.replace(this_process(), pid=1, process_started="1")
+    as_nobody = f"""
+import os, msgspec
+from pathlib import Path
+from mer.execution.process import ProcessIdentity, is_dead
+
+hidden = msgspec.json.decode({msgspec.json.encode(hidden)!r}, type=ProcessIdentity)
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+print(is_dead(hidden, here=hidden, proc=Path("/nonexistent")))
+"""
+    told = subprocess.run([sys.executable, "-c", as_nobody], capture_output=True, text=True, check=True, cwd="/")
+    assert told.stdout == "None\n"
+
+
+def test_a_name_that_was_cut_within_a_character_is_read(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_bytes(
+        b"7 (" + "модельный".encode()[:15] + b") S " + b" ".join(b"%d" % n for n in range(30))
+    )
+    assert started(7, tmp_path) == "18"
 
 
 def test_a_process_of_another_container_cannot_be_seen() -> None:

@@ -34,19 +34,19 @@ def this_process(proc: Path = PROC) -> ProcessIdentity:
 
 
 def is_dead(other: ProcessIdentity, *, here: ProcessIdentity, proc: Path = PROC) -> bool | None:
-    """Tell whether `other` has ended; None where that cannot be seen from here.
+    """Tell whether `other` has ended; None where that cannot be seen from here: its heartbeat has to tell.
 
-    On one machine a changed boot id is proof; in one PID namespace so is a pid that is gone, or that another process has
-    by now. A process of another machine or container can only be judged by its heartbeat.
+    In one PID namespace since one start of one kernel, a pid that is gone, or that another process has by now, is proof.
+    Nothing else is: two machines may share a host's name, and the first PID namespace has one number on all of them.
     """
-    if not other.host or other.host != here.host or not here.boot_id:
+    if not (here.boot_id and here.pid_namespace):
         return None
-    if other.boot_id != here.boot_id:
-        # the same host name is no proof of the same machine: containers of one image share it
-        return True if other.pid_namespace == here.pid_namespace else None
-    if other.pid_namespace != here.pid_namespace:
+    if (other.boot_id, other.pid_namespace) != (here.boot_id, here.pid_namespace):
         return None
-    return started(other.pid, proc) != other.process_started
+    began = started(other.pid, proc)
+    if began is None and _is_hidden(other.pid):
+        return None
+    return began != other.process_started
 
 
 def started(pid: int, proc: Path = PROC) -> str | None:
@@ -57,9 +57,21 @@ def started(pid: int, proc: Path = PROC) -> str | None:
     return fields[19]
 
 
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process though /proc does not show it: mounted with hidepid it hides those of others."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False  # ours: it is shown, and was a zombie or gone a moment ago
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        # a process's name is cut at 15 bytes, in the midst of a character if need be
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""
 
