@@ -142,6 +142,8 @@ class ServerUnreachable(Unreachable):
 class FinishNotRecorded(Unreachable):
     """The model answered, but the database went away before its finish could be recorded. It waits in the journal."""
 
+    retryable = False  # the same call would run the model once more
+
 
 class ContentError(MerError):
     """The content store failed."""
