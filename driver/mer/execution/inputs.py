@@ -36,7 +36,7 @@ def _as_specified(spec: TensorSpec | None, value: Any) -> Any:
     if spec.dtype == JSON and not isinstance(value, Buffer):
         return _json(spec, value)
     if spec.dtype == BYTES and isinstance(value, str):
-        return value.encode()
+        return _utf8(spec, value)
     if spec.dtype in NUMERIC and isinstance(value, bool | int | float | complex | list | tuple):
         return _numbers(spec, value)
     return value
@@ -47,7 +47,16 @@ def _json(spec: TensorSpec, value: Any) -> Buffer:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise InputInvalid(f"input {spec.name!r} is no JSON: {error}") from error
-    return Buffer(memoryview(text.encode()), JSON, ())
+    except RecursionError as error:
+        raise InputInvalid(f"input {spec.name!r} is nested too deep") from error
+    return Buffer(memoryview(_utf8(spec, text)), JSON, ())
+
+
+def _utf8(spec: TensorSpec, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # an argument that was no UTF-8 arrives as such a string
+        raise InputInvalid(f"input {spec.name!r} is not valid Unicode: a lone surrogate at {error.start}") from error
 
 
 def _numbers(spec: TensorSpec, value: Any) -> Any:
@@ -61,8 +70,12 @@ def _numbers(spec: TensorSpec, value: Any) -> Any:
         raise InputInvalid(f"input {spec.name!r}: its rows are of different lengths") from error
     if array.dtype.kind not in "biufc" and array.size:
         raise InputInvalid(f"input {spec.name!r} holds something that is no number, it must be {spec.dtype}")
-    converted = array.astype(spec.dtype)
-    # 3.7 for an int8, 300 for a uint8: numpy would cut, and the model would answer for something else
-    if array.dtype.kind in "biuf" and converted.dtype.kind in "biu" and not np.array_equal(converted, array):
+    wanted = np.dtype(spec.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
+        converted = array.real.astype(wanted) if wanted.kind != "c" else array.astype(wanted)
+    # 3.7 for an int8, 1e300 for a float32, 1j for either: numpy would cut, and the model would answer for something else
+    exact = wanted.kind in "biu" or (array.dtype.kind == "c" and wanted.kind != "c")
+    held = np.array_equal(converted, array) if exact else np.array_equal(np.isfinite(converted), np.isfinite(array))
+    if not held:
         raise InputInvalid(f"input {spec.name!r} has values that {spec.dtype} cannot hold")
     return converted
