@@ -12,7 +12,7 @@ from mer.content.store import ContentStore
 from mer.core.actor import Actor
 from mer.core.errors import ConfigurationError, UsageError
 from mer.core.records import MAX_PAGE, Digest
-from mer.core.references import DEFAULT_ALIAS, check_name, parse_reference
+from mer.core.references import check_name, parse_reference
 from mer.core.specs import VersionSpec
 from mer.dal.base import Store
 from mer.execution.drivers import Drivers
@@ -21,7 +21,7 @@ from mer.execution.ping import Ping, Step
 from mer.execution.results import Result
 from mer.meal.calls import LogCallback
 from mer.registry.changes import Changes
-from mer.registry.models import ModelRegistry, Parts, Registered, require_in_use
+from mer.registry.models import ModelRegistry, Parts, Registered, meant
 from mer.registry.placements import PlacementRegistry
 from mer.registry.servers import ServerRegistry
 from mer.registry.weights import WeightsRegistered, WeightsRegistry
@@ -175,11 +175,7 @@ class Mer:
         wanted = parse_reference(reference)
         digest = (await self.weights.resolve(weights)).digest
         model = await self._store.models.get(wanted.name)
-        number = wanted.version
-        if number is None:
-            number = (await self._store.models.alias(model.id, wanted.alias or DEFAULT_ALIAS)).version
-        assert number is not None, "the store gives an alias that means something, or raises"
-        version = await require_in_use(self._store, model, number)
+        version = await meant(self._store, model, wanted)
         parts = Parts(spec=version.spec, package=version.package, weights=digest)
         return await self.models.register(actor, wanted.name, parts)
 

@@ -1,7 +1,10 @@
 """The registry's use-cases: what they keep, what they refuse, and that each is on record."""
 
 import asyncio
+import contextlib
 import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,7 @@ from mer.core.errors import (
     AlreadyExists,
     ChangesNotAllowed,
     ConfigurationError,
+    DatabaseUnreachable,
     ModelNotFound,
     PlacementNotFound,
     Retired,
@@ -18,8 +22,11 @@ from mer.core.errors import (
     VersionNotFound,
     WeightsNotFound,
 )
-from mer.core.records import Digest, ServerKind
+from mer.core.records import Digest, ModelId, ServerKind
+from mer.core.specs import Command, VersionSpec
 from mer.dal.memory import MemoryStore
+from mer.dal.memory.store import MemoryRepositories
+from mer.registry.models import Parts
 from mer.registry.servers import ensure_local
 from tests.support.registry import ADA, Registry, parts, registry
 
@@ -154,6 +161,77 @@ async def test_a_bare_name_follows_a_pin_and_a_version_that_was_asked_for_does_n
         await r.resolver.resolve("digits:1")
 
 
+async def test_a_placement_pinned_to_a_retired_version_leaves_the_work_to_the_others(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    await r.models.register(ADA, "digits", parts("b"))
+    for name, reference in (("gpu1", "digits:2"), ("gpu2", "digits")):
+        await r.servers.register(ADA, name, parameters=GPU1)
+        await r.placements.place(ADA, reference, name)
+    await r.models.retire(ADA, "digits:2")
+    assert [c.server.name for c in (await r.resolver.resolve("digits")).candidates] == ["gpu2"]
+    with pytest.raises(Retired):
+        await r.resolver.resolve("digits", on="gpu1")
+
+
+@pytest.mark.parametrize("text", ["\x00", "\udcff", "x" * 5000])
+async def test_what_no_database_or_record_holds_is_refused_in_words(r: Registry, text: str) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    with pytest.raises(UsageError):
+        await r.placements.place(ADA, "digits", "local", device=text)
+
+
+@pytest.mark.parametrize("text", ["\x00", "\udcff"])
+async def test_a_command_that_no_record_holds_is_refused_in_words(r: Registry, text: str) -> None:
+    with pytest.raises(UsageError):
+        await r.models.register(
+            ADA, "chat", Parts(spec=VersionSpec(runner="command", command=Command(argv=("/bin/cat", text))))
+        )
+
+
+async def test_what_was_being_resolved_during_a_change_is_not_remembered(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    asked, answer = asyncio.Event(), asyncio.Event()
+    of_model = r.store.placements.of_model
+
+    async def slow(model: ModelId) -> Any:
+        placements = await of_model(model)
+        asked.set()
+        await answer.wait()
+        return placements
+
+    r.store.placements.of_model = slow  # type: ignore[method-assign] # a database far away
+    resolving = asyncio.create_task(r.resolver.resolve("digits"))
+    await asked.wait()
+    await r.models.retire(ADA, "digits")
+    answer.set()
+    await resolving
+    with pytest.raises(Retired):
+        await r.resolver.resolve("digits")
+
+
+async def test_a_change_whose_acknowledgement_was_lost_is_seen_at_once() -> None:
+    class Unanswered(MemoryStore):
+        lost = False
+
+        @contextlib.asynccontextmanager
+        async def transaction(self) -> AsyncIterator[MemoryRepositories]:
+            async with super().transaction() as repositories:
+                yield repositories
+            if self.lost:
+                raise DatabaseUnreachable
+
+    store = Unanswered()
+    await ensure_local(store, clock=lambda: dt.datetime.now(dt.UTC))
+    r = registry(store)
+    await r.models.register(ADA, "digits", parts("a"))
+    await r.resolver.resolve("digits")
+    store.lost = True
+    with pytest.raises(DatabaseUnreachable):
+        await r.models.retire(ADA, "digits")
+    with pytest.raises(Retired):
+        await r.resolver.resolve("digits")
+
+
 async def test_a_placement_can_be_taken_away(r: Registry) -> None:
     await r.models.register(ADA, "digits", parts("a"))
     await r.servers.register(ADA, "gpu1", parameters=GPU1)
@@ -189,6 +267,9 @@ async def test_a_server_name_is_taken_once(r: Registry) -> None:
         {},
         {"address": ""},
         {"address": "-oProxyCommand=x"},
+        {"address": "ada:secret@gpu1"},
+        {"address": "a b"},
+        {"address": "a", "user": "-oProxyCommand=x"},
         {"address": "a", "password": "x"},
         {"address": "a", "proxy_command": "x"},
         {"address": "a", "python": "python3"},

@@ -32,7 +32,7 @@ class Changes:
         self._recorder = recorder
         self._allowed = allowed
         self._changed = changed
-        """Called after each change, so that what was remembered of the registry is forgotten."""
+        """Called after each attempt at a change, so that what was remembered of the registry is forgotten."""
 
     async def require_allowed(self, actor: Actor, action: str) -> None:
         """Refuse before any work is done for a change that is not allowed.
@@ -57,15 +57,19 @@ class Changes:
             ConcurrentChange: others changed the same thing at each of several attempts.
         """
         await self.require_allowed(actor, action)
+        await (
+            self._recorder.bodies()
+        )  # asks for the chain's name, which must not be asked for beside an open transaction
         for attempt in range(ATTEMPTS):
             try:
                 async with self._store.transaction() as repositories:
                     result, detail = await work(repositories)
                     await self._recorder.append_change(repositories, actor=actor, action=action, detail=detail)
-                self._changed()
                 return result
             except ConcurrentChange:
                 if attempt + 1 == ATTEMPTS:
                     raise
                 await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - spreads retries
+            finally:
+                self._changed()  # after an error too: the commit may have come through, and only its answer been lost
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -18,7 +18,7 @@ def check_description(text: str) -> str:
     """Return `text` if it may be a description; raise UsageError where it is too long or holds a NUL."""
     if len(text) > MAX_DESCRIPTION:
         raise UsageError(f"the description has {len(text)} characters, at most {MAX_DESCRIPTION} are kept")
-    return _check_text(text, "the description")
+    return check_text(text, "the description")
 
 
 def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -28,11 +28,12 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for key, value in labels.items():
         if not key or len(key) > MAX_LABEL or len(value) > MAX_LABEL:
             raise UsageError(f"the label {key[:40]!r} is empty or longer than {MAX_LABEL} characters")
-        _check_text(key + value, f"the label {key!r}")
+        check_text(key + value, f"the label {key!r}")
     return dict(labels)
 
 
-def _check_text(text: str, what: str) -> str:
+def check_text(text: str, what: str) -> str:
+    """Return `text` if every database and every record can hold it; raise UsageError otherwise."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -24,11 +24,11 @@ from mer.core.records import (
     Server,
     Version,
 )
-from mer.core.references import DEFAULT_ALIAS, check_name, parse_reference
+from mer.core.references import DEFAULT_ALIAS, Reference, check_name, parse_reference
 from mer.core.specs import VersionSpec
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
-from mer.registry.describing import check_description, check_labels
+from mer.registry.describing import check_description, check_labels, check_text
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +114,9 @@ class ModelRegistry:
             Retired, UsageError, ChangesNotAllowed
         """
         name = check_name(name)
+        if parts.spec.command:
+            for word in (*parts.spec.command.argv, parts.spec.command.directory or ""):
+                check_text(word, "the command")
 
         async def add(within: Repositories) -> tuple[Registered, Mapping[str, Json]]:
             model = await self._model(within, name, description, labels)
@@ -247,6 +250,19 @@ class ModelRegistry:
         )
         await within.models.move_alias(move)
         return move
+
+
+async def meant(within: Repositories, model: Model, reference: Reference) -> Version:
+    """Return the version that a reference to the model means, if it may be run.
+
+    Raises:
+        AliasNotFound, VersionNotFound, Retired
+    """
+    number = reference.version
+    if number is None:
+        number = (await within.models.alias(model.id, reference.alias or DEFAULT_ALIAS)).version
+        assert number is not None, "the store gives an alias that means something, or raises"
+    return await require_in_use(within, model, number)
 
 
 async def require_in_use(within: Repositories, model: Model, number: int) -> Version:

@@ -12,7 +12,11 @@ from mer.core.records import Placement
 from mer.core.references import parse_reference
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
+from mer.registry.describing import check_text
 from mer.registry.models import require_in_use
+
+MAX_LENGTH = 4096
+"""Characters of a device or a path: what Linux takes as a path."""
 
 
 class PlacementRegistry:
@@ -35,6 +39,9 @@ class PlacementRegistry:
         wanted = parse_reference(reference)
         if wanted.alias:
             raise UsageError(f"{reference} names an alias: place a model (NAME) or a version (NAME:VERSION)")
+        for what, text in (("the device", device), ("the path", path)):
+            if text is not None and len(check_text(text, what)) > MAX_LENGTH:
+                raise UsageError(f"{what} has {len(text)} characters, at most {MAX_LENGTH} are kept")
 
         async def change(within: Repositories) -> tuple[Placement, Mapping[str, Json]]:
             model = await within.models.get(wanted.name)

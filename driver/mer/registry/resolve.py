@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from mer.core.errors import AliasNotFound, PlacementNotFound, Retired
+from mer.core.errors import PlacementNotFound, Retired
 from mer.core.records import LOCAL, Model, Placement, Server, Version
-from mer.core.references import DEFAULT_ALIAS, Reference, parse_reference
+from mer.core.references import Reference, parse_reference
 from mer.dal.base import Store
-from mer.registry.models import require_in_use
+from mer.registry.models import meant, require_in_use
 
 REMEMBERED_SECONDS = 1.0
 """How long what a reference means is remembered: a burst of calls asks the database once, a moved alias is soon seen."""
@@ -56,15 +56,19 @@ class Resolver:
         remembered = self._remembered.get((text, on))
         if remembered and now - remembered[0] < REMEMBERED_SECONDS:
             return remembered[1]
+        remembering = self._remembered
         resolved = await self._resolve(text, on)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[text, on] = (now, resolved)
+        if len(remembering) >= MAX_REMEMBERED:
+            remembering.clear()
+        remembering[text, on] = (now, resolved)
         return resolved
 
     def forget(self) -> None:
-        """Ask the database again next time: this driver has just changed the registry."""
-        self._remembered.clear()
+        """Ask the database again next time: this driver has just changed the registry.
+
+        What is being asked at this moment may be from before the change: it is answered, and not remembered.
+        """
+        self._remembered = {}
 
     async def _resolve(self, text: str, on: str | None) -> Resolved:
         reference = parse_reference(text)
@@ -72,18 +76,9 @@ class Resolver:
         model = await models.get(reference.name)
         if model.retired_at is not None:
             raise Retired(f"the model {model.name} was retired on {model.retired_at:%Y-%m-%d}")
-        number = reference.version
-        if number is None:
-            number = await self._aliased(model, reference.alias or DEFAULT_ALIAS)
-        version = await require_in_use(self._store, model, number)
+        version = await meant(self._store, model, reference)
         candidates = await self._candidates(model, version, reference, on)
         return Resolved(reference=reference, model=model, version=version, candidates=candidates)
-
-    async def _aliased(self, model: Model, alias: str) -> int:
-        move = await self._store.models.alias(model.id, alias)
-        if move.version is None:
-            raise AliasNotFound(f"the alias {model.name}@{alias} means nothing any more")
-        return move.version
 
     async def _candidates(
         self, model: Model, version: Version, reference: Reference, on: str | None
@@ -98,7 +93,7 @@ class Resolver:
                     f"every placement of {model.name} is pinned to another version than {reference}",
                     hint=f"mer model place {model.name}:{version.number} SERVER",
                 )
-            return tuple([await self._candidate(model, version, *pair) for pair in fitting])
+            return await self._in_use(model, version, fitting)
         server = await self._store.servers.get(on)
         if server.retired_at is not None:
             raise Retired(f"the server {on} was retired on {server.retired_at:%Y-%m-%d}")
@@ -110,6 +105,21 @@ class Resolver:
         raise PlacementNotFound(
             f"{reference} has no placement on {on}", hint=f"mer -a model place {reference.name} {on}"
         )
+
+    async def _in_use(
+        self, model: Model, version: Version, placements: Sequence[tuple[Placement, Server]]
+    ) -> tuple[Candidate, ...]:
+        """Leave out placements that are pinned to a retired version, unless all are: the others can serve."""
+        candidates: list[Candidate] = []
+        retired: Retired | None = None
+        for pair in placements:
+            try:
+                candidates.append(await self._candidate(model, version, *pair))
+            except Retired as error:
+                retired = error
+        if retired and not candidates:
+            raise retired
+        return tuple(candidates)
 
     async def _candidate(self, model: Model, version: Version, placement: Placement, server: Server) -> Candidate:
         if placement.version is not None and placement.version != version.number:

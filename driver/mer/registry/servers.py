@@ -61,9 +61,13 @@ def _check_ssh(parameters: SshParameters) -> None:
         raise ConfigurationError(f"python is {parameters.python!r}: it must be an absolute path on that server")
     if parameters.port is not None and not 0 < parameters.port < 65536:
         raise ConfigurationError(f"port {parameters.port} is none: 1 to 65535")
-    # an address that begins with a dash would be read as an option by any ssh program it ever reaches
-    if not parameters.address or parameters.address.startswith("-") or not parameters.address.isprintable():
-        raise ConfigurationError(f"{parameters.address!r} is no address")
+    if "@" in parameters.address:
+        # `ada:secret@host` would put a password into the registry and its record
+        raise ConfigurationError("the address holds an @: the user is a parameter of its own")
+    for what, value in (("address", parameters.address), ("user", parameters.user)):
+        # one that begins with a dash would be read as an option by any ssh program it ever reaches
+        if value is not None and (value[:1] in ("", "-") or " " in value or not value.isprintable()):
+            raise ConfigurationError(f"{value!r} is no {what}")
 
 
 async def ensure_local(store: Store, *, clock: Callable[[], dt.datetime]) -> None:
