@@ -11,7 +11,7 @@ from mer.audit import writer as writing
 from mer.audit.bodies import Bodies, Subject
 from mer.audit.writer import MAX_GROUP, GroupWriter
 from mer.core.chain import Head
-from mer.core.errors import DatabaseUnreachable, MerError
+from mer.core.errors import DatabaseLocked, DatabaseUnreachable, MerError
 from mer.core.records import InvocationId, LeaseId
 from mer.dal.memory import MemoryStore
 from tests.support.registry import ADA
@@ -44,7 +44,7 @@ class Watched:
 
 
 def over(watched: Watched) -> GroupWriter:
-    return GroupWriter(watched)  # type: ignore[arg-type] - append is all that a writer uses
+    return GroupWriter(watched)  # type: ignore[arg-type]  # append is all that a writer uses
 
 
 async def test_what_waits_during_one_commit_is_the_next_group() -> None:
@@ -107,16 +107,17 @@ async def test_a_queue_that_only_grows_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert all(isinstance(error, DatabaseUnreachable) for error in refused)
 
 
-async def test_a_database_that_is_gone_fails_the_whole_group_at_once() -> None:
+@pytest.mark.parametrize("error", [DatabaseUnreachable, DatabaseLocked])
+async def test_a_database_that_is_gone_or_locked_fails_the_whole_group_at_once(error: type[MerError]) -> None:
     class Gone:
         tries = 0
 
         async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
             self.tries += 1
-            raise DatabaseUnreachable
+            raise error
 
     gone = Gone()
-    writer = GroupWriter(gone)  # type: ignore[arg-type] - append is all that a writer uses
+    writer = GroupWriter(gone)  # type: ignore[arg-type]  # append is all that a writer uses
     results = await asyncio.gather(*(writer.append("{}") for _ in range(50)), return_exceptions=True)
-    assert all(isinstance(result, DatabaseUnreachable) for result in results)
+    assert all(isinstance(result, error) for result in results)
     assert gone.tries <= 2

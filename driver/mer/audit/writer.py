@@ -10,7 +10,7 @@ from collections import deque
 from types import TracebackType
 
 from mer.core.chain import Head
-from mer.core.errors import DatabaseUnreachable, Unreachable
+from mer.core.errors import DatabaseUnreachable, MerError
 from mer.dal.base import AccessLog
 
 MAX_GROUP = 256
@@ -66,18 +66,17 @@ class GroupWriter:
     async def _write_group(self, group: list[tuple[str, asyncio.Future[Head]]]) -> None:
         try:
             heads = await self._log.append([body for body, _ in group])
+            for (_, future), head in zip(group, heads, strict=True):
+                if not future.done():
+                    future.set_result(head)
         except Exception as error:  # noqa: BLE001 - whatever it was, each caller that waits for this group must learn it
-            if len(group) == 1 or isinstance(error, Unreachable):
-                for _, future in group:
+            if len(group) == 1 or (isinstance(error, MerError) and error.retryable):
+                for _, future in group:  # the database is gone or locked: one by one, each would wait as long again
                     _fail(future, error)
                 return
             # one body may be at fault: alone, each gets its own answer, and (invocation, kind) makes a repeat harmless
             for single in group:
                 await self._write_group([single])
-            return
-        for (_, future), head in zip(group, heads, strict=True):
-            if not future.done():
-                future.set_result(head)
 
 
 def _fail(future: asyncio.Future[Head], error: Exception) -> None:
