@@ -29,8 +29,9 @@ async def open(  # noqa: A001 - `mer.open()` is what every user would look for
 ) -> AsyncIterator[Mer]:
     """Open MER as the console does: the same settings (environment, .env of MER_HOME, defaults), the same calls.
 
-    What is given here wins over the environment; `settings` takes any other setting by its name (docs/settings in
-    .env.example). `actor` is who is put on record; by default the user who runs this process, via the library.
+    What is given here wins over the environment; `settings` takes any other setting by its name (a field of
+    mer.settings.Settings; .env.example explains each). `actor` is who is put on record; by default the user who runs
+    this process, via the library.
 
     Raises:
         ConfigurationError, NotMigrated, DatabaseUnreachable, AuthenticationFailed, DatabaseLocked

@@ -14,6 +14,9 @@ from mer.meal.host import Host
 from mer.meal.pool import WeightFile, WorkerPlan
 from mer.registry.resolve import Candidate
 
+MAX_PLANS = 1000
+"""Versions whose files are remembered; a driver that runs for months must not fill the memory."""
+
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """A host, and what a worker there is to load."""
@@ -47,7 +50,10 @@ class Workplaces:
         key = (candidate.server.id, candidate.version.model, candidate.version.number)
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = await asyncio.to_thread(self._plan, candidate)
+            plan = await asyncio.to_thread(self._plan, candidate)
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
         return Workplace(host=host, plan=plan)
 
     def _plan(self, candidate: Candidate) -> WorkerPlan:
