@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -55,9 +56,14 @@ class AuditLog:
         """
         if which.isascii() and which.isdecimal() and len(which) < 18:
             return (await self._store.access_log.get(int(which)),)
-        records = await self._store.access_log.of_invocation(InvocationId(which.lower()))
+        unknown = RecordNotFound(f"no record has the number or the invocation {which[:60]!r}")
+        try:
+            invocation = InvocationId(str(uuid.UUID(which)))
+        except ValueError:
+            raise unknown from None
+        records = await self._store.access_log.of_invocation(invocation)
         if not records:
-            raise RecordNotFound(f"no record has the number or the invocation {which[:60]!r}")
+            raise unknown
         return records
 
     async def checkpoint(self) -> Checkpoint:
