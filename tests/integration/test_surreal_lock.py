@@ -102,6 +102,19 @@ async def test_a_store_goes_on_after_it_was_idle(url: str) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("milliseconds", [1, 4, 8, 16])
+async def test_who_gives_up_while_the_database_opens_does_not_keep_it_locked(url: str, milliseconds: int) -> None:
+    store = SurrealStore(url, lock_seconds=10)
+    opening = asyncio.create_task(store.open())
+    await asyncio.sleep(milliseconds / 1000)
+    opening.cancel()
+    await asyncio.wait([opening])
+    other = SurrealStore(url, lock_seconds=10)
+    await store.close()
+    await other.open()
+    await other.close()
+
+
 async def test_two_processes_that_write_by_turns_lose_nothing(url: str) -> None:
     async with process("write", url, "8") as one, process("write", url, "8") as other:
         outputs = await asyncio.wait_for(asyncio.gather(one.communicate(), other.communicate()), 60)

@@ -204,7 +204,6 @@ class Connection:
             await asyncio.to_thread(_tighten, self.address.folder)
 
     async def _open(self) -> Engine:
-        from surrealdb import AsyncSurreal
         from surrealdb.errors import SurrealError
 
         folder = self.address.folder
@@ -215,9 +214,7 @@ class Connection:
         until = time.monotonic() + self.lock_seconds
         while True:
             try:
-                engine: Engine = AsyncSurreal(self.address.url)
-                await engine.connect()
-                await engine.use(NAMESPACE, DATABASE)
+                engine = await self._whole(asyncio.create_task(_connected(self.address.url)))
             except SurrealError as error:
                 if folder is None or lock.LOCKED not in str(error):
                     raise DatabaseUnreachable(f"{self.address.name} cannot be opened: {error}") from error
@@ -231,6 +228,38 @@ class Connection:
                 if folder:
                     await asyncio.to_thread(_tighten, folder)
                 return engine
+
+    async def _whole(self, opening: asyncio.Task[Engine]) -> Engine:
+        """Await an engine. One that is cut off while it opens would keep the folder locked as long as this process lives:
+        where the caller gives up, it is opened all the same, and closed.
+        """
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            task = asyncio.create_task(_discard(opening))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            raise
+
+
+async def _connected(url: str) -> Engine:
+    from surrealdb import AsyncSurreal
+
+    engine: Engine = AsyncSurreal(url)
+    await engine.connect()
+    try:
+        await engine.use(NAMESPACE, DATABASE)
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
+
+
+async def _discard(opening: asyncio.Task[Engine]) -> None:
+    from surrealdb.errors import SurrealError
+
+    with suppress(SurrealError):  # it did not open, or had nothing to lose
+        await (await opening).close()
 
 
 def _tighten(folder: Path) -> None:
