@@ -58,10 +58,11 @@ async def test_placements_of_a_model_come_by_the_servers_name(store: Store, digi
     assert [server.name for _, server in await store.placements.of_model(digits.id)] == ["Z", "a", "b"]
 
 
-async def test_placements_on_retired_servers_are_left_out(store: Store, digits: Model, gpu: Server) -> None:
+async def test_a_placement_on_a_retired_server_shows_that_it_is(store: Store, digits: Model, gpu: Server) -> None:
     await store.placements.put(records.placement(digits, gpu))
     await store.servers.replace(msgspec.structs.replace(gpu, retired_at=records.at(1)))
-    assert await store.placements.of_model(digits.id) == ()
+    [(_, server)] = await store.placements.of_model(digits.id)
+    assert server.retired_at == records.at(1)
 
 
 async def test_placements_of_a_server_come_by_the_models_name_in_pages(store: Store, gpu: Server) -> None:

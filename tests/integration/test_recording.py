@@ -14,7 +14,7 @@ import pytest
 from mer.api import Mer
 from mer.audit.recorder import Recorder
 from mer.core.chain import Head
-from mer.core.errors import DatabaseLocked, DatabaseUnreachable
+from mer.core.errors import Busy, DatabaseLocked, DatabaseUnreachable
 from mer.core.identifiers import uuid7
 from mer.core.records import InvocationId, RecordKind
 from mer.dal.memory import MemoryStore
@@ -316,3 +316,34 @@ async def test_a_damaged_journal_neither_reaches_the_log_nor_stops_a_start(
     async with running(tmp_path, store) as m:
         assert await log_kinds(m) == ["change", "started"]
     assert waiting.exists()
+
+
+async def test_a_driver_takes_up_its_journal_itself_once_the_log_is_back(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    async def gone(append: Append, bodies: Sequence[str]) -> tuple[Head, ...]:
+        raise DatabaseUnreachable
+
+    async with running(tmp_path, store) as m:
+        await register(m, tmp_path, ANSWERS)
+        back = intercept(store, RecordKind.FINISHED, gone)
+        assert not (await m.run("model", {})).recorded
+        back()
+        assert (await m.run("model", {})).recorded
+        assert sorted(await outcomes(store)) == ["finished succeeded"] * 2 + ["started"] * 2
+    assert list((tmp_path / "state/journal").glob("*/*")) == []
+
+
+async def test_a_call_that_finds_no_room_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    async with running(tmp_path, store, max_workers=1) as m, in_the_model(m, tmp_path) as (task, go):
+        monkeypatch.setattr(m._executor._pool, "_most_waiting", 1)
+        waiting = asyncio.create_task(m.run("model", {}))
+        await asyncio.sleep(0.2)
+        with pytest.raises(Busy):
+            await m.run("model", {})
+        go.touch()
+        await asyncio.gather(task, waiting)
+    assert sorted(await outcomes(store)) == ["finished succeeded"] * 2 + ["refused refused"] + ["started"] * 2

@@ -43,8 +43,13 @@ def test_a_reference_is_read_and_written_alike(text: str, reference: Reference) 
         ".a",
         "a\x00",
         "a\nb",
-    ]
-    + [f"a:{MAX_VERSION + 1}", "x" * (MAX_NAME + 1), "a;b", "$(a)", "a'b", "a\u202eb"],
+        f"a:{MAX_VERSION + 1}",
+        "x" * (MAX_NAME + 1),
+        "a;b",
+        "$(a)",
+        "a'b",
+        "a\u202eb",
+    ],
 )
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(UsageError):

@@ -346,3 +346,33 @@ async def test_a_description_is_bounded(r: Registry, length: int, fits: bool) ->
     else:
         with pytest.raises(UsageError):
             await r.models.register(ADA, "digits", parts("a"), description="x" * length)
+
+
+async def test_labels_that_are_edited_at_once_are_all_kept(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"), labels={"old": "1"})
+    await asyncio.gather(*(r.models.edit(ADA, "digits", labels={f"k{n}": str(n)}) for n in range(5)))
+    model = await r.models.edit(ADA, "digits", labels={"old": None})
+    assert model.labels == {f"k{n}": str(n) for n in range(5)}
+
+
+async def test_a_label_that_is_not_there_cannot_be_taken_away(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    with pytest.raises(UsageError, match="no label 'team'"):
+        await r.models.edit(ADA, "digits", labels={"team": None})
+
+
+async def test_a_servers_parameters_are_changed_one_by_one(r: Registry) -> None:
+    await r.servers.register(ADA, "gpu1", parameters={"address": "gpu1.lab", "user": "ada", "port": 22})
+    server = await r.servers.edit(ADA, "gpu1", parameters={"port": 2222, "user": None})
+    assert server.parameters == {"address": "gpu1.lab", "port": 2222}
+
+
+async def test_a_model_whose_servers_are_all_retired_does_not_run_on_local_unasked(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    await r.servers.register(ADA, "gpu1", parameters=GPU1)
+    await r.placements.place(ADA, "digits", "gpu1")
+    await r.servers.retire(ADA, "gpu1")
+    with pytest.raises(Retired, match="every server"):
+        await r.resolver.resolve("digits")
+    await r.placements.place(ADA, "digits", "local")
+    assert [c.server.name for c in (await r.resolver.resolve("digits")).candidates] == ["local"]

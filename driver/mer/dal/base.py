@@ -144,7 +144,7 @@ class Placements(Protocol):
         """Raises: PlacementNotFound."""
 
     async def of_model(self, model: ModelId) -> tuple[tuple[Placement, Server], ...]:
-        """Return its placements with their servers, by the server's name. Those on retired servers are left out."""
+        """Return its placements with their servers, retired ones too, by the server's name."""
 
     async def of_server(
         self, server: ServerId, *, after: str | None = None, limit: int = PAGE
@@ -180,9 +180,9 @@ class AccessLog(Protocol):
         """Return its records, oldest first."""
 
     async def page(self, where: AccessFilter, *, after: str | None = None, limit: int = PAGE) -> Page[AccessRecord]:
-        """List newest first; `after` is a seq as text.
+        """List newest first, by seq; `after` is a seq as text.
 
-        By seq; a store may order by time where a time is asked for, which differs only where writers' clocks do.
+        By seq where a time is asked for too: writers' clocks differ, so that their times are in no order.
         """
 
     def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:

@@ -158,6 +158,7 @@ class Executor:
             )
             encoded = encode_inputs(candidate.version.spec, inputs)
             workplace = await self._workplaces.prepare(candidate)
+            self._pool.require_room()
         except Unreachable:
             raise  # the database is gone: a refusal cannot be recorded either
         except MerError as error:

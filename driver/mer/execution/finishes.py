@@ -23,6 +23,8 @@ class Finishes:
         self._store = store
         self._recorder = recorder
         self._journal = journal
+        self._kept = False
+        """Whether this driver has put something into the journal: then it takes that up itself once the log is back."""
 
     async def record(self, invocation: InvocationId, body: str) -> bool:
         """Append a finish; return False where it is not in the log: the database is gone, locked or full.
@@ -34,6 +36,9 @@ class Finishes:
         except MerError as error:
             await self._keep(invocation, body, because=error)
             return False
+        if self._kept:
+            self._kept = False
+            await self.take_up()
         return True
 
     async def take_up(self) -> None:
@@ -65,4 +70,5 @@ class Finishes:
         except (MerError, OSError) as error:
             logger.error("the finish of %s is lost: %s; nor can the journal be written: %s", invocation, because, error)
         else:
+            self._kept = True
             logger.warning("a finish waits in the journal %s: %s", path, because)

@@ -117,6 +117,11 @@ class Pool:
         finally:
             self._give_back(worker)
 
+    def require_room(self) -> None:
+        """Raise Busy where as many wait for a worker as may: asked before a call is put on record as started."""
+        if len(self._waiting) >= self._most_waiting:
+            raise Busy(f"{len(self._waiting)} calls wait for a worker already")
+
     @property
     def workers(self) -> int:
         """How many there are, those that start or end included."""
@@ -141,8 +146,7 @@ class Pool:
     async def _turn(self, key: Key) -> _Worker:
         """Return a worker of this key, or room for one to be started, in the order in which callers came."""
         self._check(key)
-        if len(self._waiting) >= self._most_waiting:
-            raise Busy(f"{len(self._waiting)} calls wait for a worker already")
+        self.require_room()
         waiter = _Waiter(key, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._next()

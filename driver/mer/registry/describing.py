@@ -32,6 +32,18 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return dict(labels)
 
 
+def changed_labels(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return `labels` with the changes: a text sets a label, None takes it away.
+
+    Raises:
+        UsageError: one is to be taken away that is not there, or the result may not be kept.
+    """
+    for key, value in changes.items():
+        if value is None and key not in labels:
+            raise UsageError(f"there is no label {key[:80]!r} to take away")
+    return check_labels({key: value for key, value in {**labels, **changes}.items() if value is not None})
+
+
 def check_text(text: str, what: str) -> str:
     """Return `text` if every database and every record can hold it; raise UsageError otherwise."""
     try:

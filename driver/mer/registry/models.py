@@ -28,7 +28,7 @@ from mer.core.references import DEFAULT_ALIAS, Reference, check_name, parse_refe
 from mer.core.specs import VersionSpec
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
-from mer.registry.describing import check_description, check_labels, check_text
+from mer.registry.describing import changed_labels, check_description, check_labels, check_text
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,9 +141,9 @@ class ModelRegistry:
         return await self._changes.apply(actor, "model.register", add)
 
     async def edit(
-        self, actor: Actor, name: str, *, description: str | None = None, labels: Mapping[str, str] | None = None
+        self, actor: Actor, name: str, *, description: str | None = None, labels: Mapping[str, str | None] | None = None
     ) -> Model:
-        """Change what is given; labels are replaced whole.
+        """Change what is given; a label of None is taken away, those not named stay.
 
         Raises:
             ModelNotFound, ChangesNotAllowed
@@ -155,7 +155,7 @@ class ModelRegistry:
             if description is not None:
                 changed["description"] = check_description(description)
             if labels is not None:
-                changed["labels"] = check_labels(labels)
+                changed["labels"] = changed_labels(model.labels, labels)
             model = msgspec.structs.replace(model, **changed)
             await within.models.replace(model)
             return model, {"model": model.name, "changed": changed}

@@ -87,11 +87,14 @@ class Resolver:
         if on is None and not placements:
             on = LOCAL
         if on is None:
-            fitting = [pair for pair in placements if _fits(pair[0], reference, version)]
+            living = [pair for pair in placements if pair[1].retired_at is None]
+            if not living:  # local was not asked for: the operator may think that the model runs elsewhere
+                raise Retired(f"every server that {model.name} is placed on was retired", hint=_place(reference, LOCAL))
+            fitting = [pair for pair in living if _fits(pair[0], reference, version)]
             if not fitting:
                 raise PlacementNotFound(
                     f"every placement of {model.name} is pinned to another version than {reference}",
-                    hint=f"mer model place {model.name}:{version.number} SERVER",
+                    hint=f"mer -a model place {model.name}:{version.number} SERVER",
                 )
             return await self._in_use(model, version, fitting)
         server = await self._store.servers.get(on)
@@ -102,9 +105,7 @@ class Resolver:
                 return (await self._candidate(model, version, placement, placed_on),)
         if server.name == LOCAL and not placements:
             return (Candidate(server=server, version=version, placement=None),)
-        raise PlacementNotFound(
-            f"{reference} has no placement on {on}", hint=f"mer -a model place {reference.name} {on}"
-        )
+        raise PlacementNotFound(f"{reference} has no placement on {on}", hint=_place(reference, on))
 
     async def _in_use(
         self, model: Model, version: Version, placements: Sequence[tuple[Placement, Server]]
@@ -131,3 +132,7 @@ def _fits(placement: Placement, reference: Reference, version: Version) -> bool:
     """A bare name follows the pin; a version or an alias that was asked for is not answered by another version."""
     bare = reference.version is None and reference.alias is None
     return placement.version is None or bare or placement.version == version.number
+
+
+def _place(reference: Reference, server: str) -> str:
+    return f"mer -a model place {reference.name} {server}"

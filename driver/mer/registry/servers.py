@@ -17,7 +17,7 @@ from mer.core.records import LOCAL, PAGE, Page, Server, ServerId, ServerKind
 from mer.core.references import check_name
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
-from mer.registry.describing import check_description, check_labels
+from mer.registry.describing import changed_labels, check_description, check_labels
 
 
 class SshParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -80,6 +80,10 @@ async def ensure_local(store: Store, *, clock: Callable[[], dt.datetime]) -> Non
             await store.servers.add(local)
 
 
+def _merged(parameters: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**parameters, **changes}.items() if value is not None}
+
+
 class ServerRegistry:
     """List, show, register, edit and retire servers."""
 
@@ -140,10 +144,10 @@ class ServerRegistry:
         name: str,
         *,
         description: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str | None] | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> Server:
-        """Change what is given; labels and parameters are replaced whole.
+        """Change what is given; a label or a parameter of None is taken away, those not named stay.
 
         Raises:
             ServerNotFound, ConfigurationError, ChangesNotAllowed
@@ -155,9 +159,9 @@ class ServerRegistry:
             if description is not None:
                 changed["description"] = check_description(description)
             if labels is not None:
-                changed["labels"] = check_labels(labels)
+                changed["labels"] = changed_labels(server.labels, labels)
             if parameters is not None:
-                changed["parameters"] = check_parameters(server.kind, parameters)
+                changed["parameters"] = check_parameters(server.kind, _merged(server.parameters, parameters))
             server = msgspec.structs.replace(server, **changed)
             await within.servers.replace(server)
             return server, {"server": server.name, "changed": changed}

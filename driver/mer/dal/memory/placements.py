@@ -34,7 +34,6 @@ class MemoryPlacements:
             for placement in self._tables.placements.values()
             if placement.model == model
             and (server := self._tables.servers.get(placement.server)) is not None
-            and server.retired_at is None
         ]
         return tuple(sorted(found, key=lambda pair: pair[1].name))
 

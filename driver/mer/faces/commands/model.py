@@ -12,8 +12,8 @@ from mer.core.records import AliasMove, Model
 from mer.core.references import parse_reference
 from mer.faces.commands.model_view import show_model
 from mer.faces.commands.options import (
-    changed_labels,
     describing,
+    label_changes,
     labels_text,
     paging,
     pairs,
@@ -164,11 +164,10 @@ async def edit(
     face: Face, name: str, description: str | None, labels: tuple[str, ...], removed: tuple[str, ...]
 ) -> None:
     """Change what is said of a model. Its versions never change."""
-    mer = await face.mer()
-    view = await mer.models.show(name, limit=1)
-    changed = changed_labels(view.model.labels, labels, removed)
+    changed = label_changes(labels, removed)
     if description is None and changed is None:
         raise UsageError("nothing was given to change: --description, --label or --remove-label is meant")
+    mer = await face.mer()
     model = await mer.models.edit(mer.actor, name, description=description, labels=changed)
     face.access.changed()
     face.show(model, lambda: f"edited {model.name}\n")

@@ -65,19 +65,10 @@ def pairs(texts: Iterable[str], *, option: str) -> dict[str, str]:
     return found
 
 
-def changed_labels(labels: Mapping[str, str], given: Iterable[str], removed: Iterable[str]) -> dict[str, str] | None:
-    """Return the labels as they shall be; None where nothing about them was asked for.
-
-    Raises:
-        UsageError: a label is to be removed that is not there.
-    """
-    added, gone = pairs(given, option="--label"), tuple(removed)
-    if not added and not gone:
-        return None
-    for key in gone:
-        if key not in labels:
-            raise UsageError(f"there is no label {key[:80]!r} to remove")
-    return {key: value for key, value in labels.items() if key not in gone} | added
+def label_changes(given: Iterable[str], removed: Iterable[str]) -> dict[str, str | None] | None:
+    """Return what --label and --remove-label ask for, a None for each to take away; None where nothing was asked for."""
+    changes: dict[str, str | None] = {**dict.fromkeys(removed), **pairs(given, option="--label")}
+    return changes or None
 
 
 def labels_text(labels: Mapping[str, str]) -> str:

@@ -10,8 +10,8 @@ import click
 from mer.core.errors import UsageError
 from mer.core.records import Server, ServerKind
 from mer.faces.commands.options import (
-    changed_labels,
     describing,
+    label_changes,
     labels_text,
     paging,
     pairs,
@@ -110,12 +110,10 @@ async def edit(
     **given: Any,
 ) -> None:
     """Change what is said of a server, or how it is reached."""
-    mer = await face.mer()
-    server = await mer.servers.show(name)
-    changed = changed_labels(server.labels, labels, removed)
-    reached = {**server.parameters, **_given(given)} if _given(given) else None
+    changed, reached = label_changes(labels, removed), _given(given) or None
     if description is None and changed is None and reached is None:
         raise UsageError("nothing was given to change", hint="mer server edit --help")
+    mer = await face.mer()
     server = await mer.servers.edit(mer.actor, name, description=description, labels=changed, parameters=reached)
     face.access.changed()
     _show(face, server)

@@ -10,12 +10,12 @@ SET version = excluded.version, device = excluded.device, path = excluded.path, 
 DELETE FROM mer.placement WHERE model = %(model)s AND server = %(server)s RETURNING model;
 
 -- name: of_model
--- With their servers, by the server's name; those on retired servers are left out.
+-- With their servers, by the server's name.
 SELECT p.model::text, p.server::text, p.version, p.device, p.path, p.created_at,
     s.id::text AS server_id, s.name, s.kind, s.description, s.labels, s.parameters,
     s.created_at AS server_created_at, s.retired_at
 FROM mer.placement AS p JOIN mer.server AS s ON s.id = p.server
-WHERE p.model = %(model)s AND s.retired_at IS NULL ORDER BY s.name;
+WHERE p.model = %(model)s ORDER BY s.name;
 
 -- name: of_server
 -- With their models, by the model's name.
