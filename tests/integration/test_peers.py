@@ -133,6 +133,12 @@ async def test_an_answer_to_nobody_is_ignored(tmp_path):
     assert caught.message == "m"
 
 
+async def test_a_greeting_that_comes_in_one_piece_with_the_hello_is_log_too(tmp_path):
+    greeting = "send(b'Welcome to gpu1\\n' + PREAMBLE + frame(Kind.HELLO, HELLO)); sys.exit(3)"
+    caught = await talk(tmp_path, greeting)
+    assert re.search("(?s)status 3.*Welcome", caught.message), caught.message
+
+
 async def test_a_worker_that_says_nothing_is_given_up(tmp_path):
     caught = await talk(tmp_path, "stay()", seconds=0.5)
     assert isinstance(caught, WorkerLost)

@@ -249,13 +249,13 @@ class Session:
 
     def buffer_updated(self, count: int) -> None:
         """Take the frames that these bytes complete."""
+        greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
         try:
             for received in self._decoder.received(count):
                 self._take(received)
         except WireError as error:
             self._violated(error)
-        noise = self._decoder.noise() if not self._greeted.done() else b""
-        if noise:
+        if greeting and (noise := self._decoder.noise()):
             self.log(noise)
 
     def log(self, text: bytes) -> None:
