@@ -376,3 +376,13 @@ async def test_a_model_whose_servers_are_all_retired_does_not_run_on_local_unask
         await r.resolver.resolve("digits")
     await r.placements.place(ADA, "digits", "local")
     assert [c.server.name for c in (await r.resolver.resolve("digits")).candidates] == ["local"]
+
+
+@pytest.mark.parametrize(("length", "fits"), [(32_000, True), (32_001, False)])
+async def test_a_command_is_bounded(r: Registry, length: int, fits: bool) -> None:
+    command = Parts(spec=VersionSpec(runner="command", command=Command(argv=("x" * length,))))
+    if fits:
+        await r.models.register(ADA, "chat", command)
+    else:
+        with pytest.raises(UsageError, match="characters"):
+            await r.models.register(ADA, "chat", command)

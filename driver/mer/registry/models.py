@@ -25,10 +25,13 @@ from mer.core.records import (
     Version,
 )
 from mer.core.references import DEFAULT_ALIAS, Reference, check_name, parse_reference
-from mer.core.specs import VersionSpec
+from mer.core.specs import Command, VersionSpec
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
 from mer.registry.describing import changed_labels, check_description, check_labels, check_text
+
+MAX_COMMAND = 32_000
+"""Characters of a command's words together: it stands whole in the record of its registration."""
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +118,7 @@ class ModelRegistry:
         """
         name = check_name(name)
         if parts.spec.command:
-            for word in (*parts.spec.command.argv, parts.spec.command.directory or ""):
-                check_text(word, "the command")
+            _check_command(parts.spec.command)
 
         async def add(within: Repositories) -> tuple[Registered, Mapping[str, Json]]:
             model = await self._model(within, name, description, labels)
@@ -263,6 +265,14 @@ async def meant(within: Repositories, model: Model, reference: Reference) -> Ver
         number = (await within.models.alias(model.id, reference.alias or DEFAULT_ALIAS)).version
         assert number is not None, "the store gives an alias that means something, or raises"
     return await require_in_use(within, model, number)
+
+
+def _check_command(command: Command) -> None:
+    words = (*command.argv, command.directory or "")
+    if sum(map(len, words)) > MAX_COMMAND:
+        raise UsageError(f"the command has more than {MAX_COMMAND} characters")
+    for word in words:
+        check_text(word, "the command")
 
 
 async def require_in_use(within: Repositories, model: Model, number: int) -> Version:
