@@ -334,6 +334,55 @@ async def test_pages_of_a_filter_follow_each_other(store: Store) -> None:
     assert (notes(rest.items), rest.next) == (["a started"], None)
 
 
+# a clock an hour slow and one that is set back: what was written last is not what is latest
+CLOCKS = [0, 3600, 10, 3610, 20, 3620, 7200, 30, 5, 40]
+WINDOWS: list[dict[str, Any]] = [
+    {"since": 0},
+    {"since": 30},
+    {"until": 30},
+    {"since": 5, "until": 3610},
+    {"since": 3600, "until": 7200},
+    {"since": 10, "until": 3700, "model": "digits"},
+    {"until": 3601, "outcome": Outcome.FAILED},
+    {"since": 7201},
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+async def test_pages_of_a_time_are_by_place_whatever_the_writers_clocks_say(
+    store: Store, window: dict[str, Any]
+) -> None:
+    name = await store.access_log.chain()
+    bodies = [
+        records.finished(
+            name,
+            records.invocation(),
+            lease=LEASE,
+            model="digits" if number % 3 else "other",
+            outcome="failed" if number % 2 else "succeeded",
+            at=records.at(seconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        )
+        for number, seconds in enumerate(CLOCKS)
+    ]
+    await store.access_log.append(bodies)
+    expected = [
+        number + 1
+        for number, seconds in reversed(list(enumerate(CLOCKS)))
+        if window.get("since", 0) <= seconds < window.get("until", 10_000)
+        and ("model" not in window or number % 3)
+        and ("outcome" not in window or number % 2)
+    ]
+    times = {key: records.at(value) for key, value in window.items() if key in ("since", "until")}
+    where = AccessFilter(**{**window, **times})
+    for limit in (1, 2, 3, 50):
+        page = await store.access_log.page(where, limit=limit)
+        found = [record.seq for record in page.items]
+        while page.next:
+            page = await store.access_log.page(where, after=page.next, limit=limit)
+            found += [record.seq for record in page.items]
+        assert found == expected, f"{limit} a page"
+
+
 async def test_a_page_in_a_transaction_and_in_another_store_is_the_same(database: Database, store: Store) -> None:
     if not database.shared:
         pytest.skip("one store at a time")

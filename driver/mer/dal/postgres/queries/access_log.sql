@@ -41,20 +41,40 @@ WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
 ORDER BY seq DESC LIMIT %(limit)s;
 
 -- name: filtered_page_by_time
--- The same where a time is asked for, newest first by time: the order of access_at, access_model and access_actor. By place
--- it would walk back through the whole log to an old day. (`shown`: were it `at`, ORDER BY at would sort the texts.)
+-- The same where a time is asked for. By place alone it would walk back through the whole log to an old day; and times do
+-- not say where to begin, since writers' clocks differ. So the latest by time come first: as many stand at or after the
+-- lowest of their places as the page takes, and the page is from there on. Both searches read an index and no row.
+-- `seq + 0`, or the planner takes the walk, for which it expects what fits to be spread evenly.
 SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, lease::text, actor, model, version, server, outcome, action
 FROM mer.access
-WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
-    AND (%(model)s::text IS NULL OR model = %(model)s)
-    AND (%(server)s::text IS NULL OR server = %(server)s)
-    AND (%(actor)s::text IS NULL OR actor = %(actor)s)
-    AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
-    AND (%(invocation)s::uuid IS NULL OR invocation = %(invocation)s)
-    AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
-    AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
-    AND (%(after)s::bigint IS NULL OR (at, seq) < (SELECT a.at, a.seq FROM mer.access AS a WHERE a.seq = %(after)s))
-ORDER BY at DESC, seq DESC LIMIT %(limit)s;
+WHERE seq IN (
+    WITH latest AS MATERIALIZED (
+        SELECT seq FROM mer.access
+        WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
+            AND (%(model)s::text IS NULL OR model = %(model)s)
+            AND (%(server)s::text IS NULL OR server = %(server)s)
+            AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+            AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+            AND (%(invocation)s::uuid IS NULL OR invocation = %(invocation)s)
+            AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+            AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+            AND (%(after)s::bigint IS NULL OR seq < %(after)s)
+        ORDER BY at DESC LIMIT %(limit)s
+    )
+    SELECT seq FROM mer.access
+    WHERE (%(kind)s::text IS NULL OR kind = %(kind)s)
+        AND (%(model)s::text IS NULL OR model = %(model)s)
+        AND (%(server)s::text IS NULL OR server = %(server)s)
+        AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+        AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+        AND (%(invocation)s::uuid IS NULL OR invocation = %(invocation)s)
+        AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
+        AND (%(after)s::bigint IS NULL OR seq < %(after)s)
+        AND seq >= (SELECT min(seq) FROM latest)
+    ORDER BY seq + 0 DESC LIMIT %(limit)s
+)
+ORDER BY seq DESC;
 
 -- name: scan
 -- Oldest first, between two places.
