@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mer.core.errors import MerError, ProtocolMismatch, ProtocolViolation, WorkerLost
+from mer.meal.calls import LogCallback
 from mer.meal.host import Launch, Stream
 from mer.meal.session import Session
 from mer_worker import wire
@@ -40,7 +41,7 @@ BEGIN = """
 """
 
 
-async def talk(folder: Path, source: str, *, seconds: float = 10.0) -> MerError:
+async def talk(folder: Path, source: str, *, seconds: float = 10.0, on_log: LogCallback | None = None) -> MerError:
     """Start a program as a worker, load and infer, and return the error that this gives."""
     host = local_host(folder)
     launch = await host.prepare()
@@ -55,15 +56,15 @@ async def talk(folder: Path, source: str, *, seconds: float = 10.0) -> MerError:
         )
     )
     with pytest.raises(MerError) as caught:
-        await converse(stream, seconds)
+        await converse(stream, seconds, on_log)
     return caught.value
 
 
-async def converse(stream: Stream, seconds: float) -> None:
-    session = await Session.start(stream, seconds=seconds)
+async def converse(stream: Stream, seconds: float, on_log: LogCallback | None) -> None:
+    session = await Session.start(stream, seconds=seconds, on_log=on_log)
     try:
-        await session.load({"runner": "python"}, deadline=soon(10))
-        await session.infer(encode({"x": "1"}), deadline=soon(10))
+        await session.load({"runner": "python"}, deadline=soon(60))
+        await session.infer(encode({"x": "1"}))
     finally:
         await session.close(grace=0.2)
 
@@ -99,6 +100,7 @@ ANSWERS = """
         ("hello(); send(HEADER.pack(7, 0, 0, 0, 1, 0, 0, 1 << 40)); stay()", ProtocolViolation, "body of 1099511627776"),
         ("hello(); send(pack(Kind.LOG, b'{}', body_bytes=70000), bytes(70000)); stay()", ProtocolViolation, "log frame"),
         ("hello(); os.close(1); stay()", WorkerLost, "SIGKILL"),
+        ("hello(); os.close(0); time.sleep(60)", WorkerLost, "SIGKILL"),
         ("hello(); os.kill(os.getpid(), 15)", WorkerLost, "SIGTERM"),
         ("print('Welcome to gpu1'); sys.stdout.flush(); hello(); sys.exit(3)", WorkerLost, "(?s)status 3.*Welcome"),
     ],
@@ -137,6 +139,20 @@ async def test_a_greeting_that_comes_in_one_piece_with_the_hello_is_log_too(tmp_
     greeting = "send(b'Welcome to gpu1\\n' + PREAMBLE + frame(Kind.HELLO, HELLO)); sys.exit(3)"
     caught = await talk(tmp_path, greeting)
     assert re.search("(?s)status 3.*Welcome", caught.message), caught.message
+
+
+async def test_a_listener_that_raises_costs_no_call_its_answer(tmp_path):
+    def broken(stream: str, level: str, text: bytes) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    fields = "{'kind': 'model', 'message': 'm'}"
+    answer = f"send(frame(Kind.LOG, {{}}, body=b'l') + frame(Kind.ERROR, {fields}, request=got.request))"
+    async with asyncio.timeout(10):
+        caught = await talk(tmp_path, DEFINES.format(answer) + ANSWERS, on_log=broken)
+    assert caught.message == "m"
+    assert isinstance(told[0]["exception"], BrokenPipeError)
 
 
 async def test_a_worker_that_says_nothing_is_given_up(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from mer.core.errors import (
     ContentMissing,
     DeadlineExceeded,
+    InputInvalid,
     Interrupted,
     ModelFailed,
     PackageInvalid,
@@ -224,6 +225,20 @@ class TestFailures:
             with pytest.raises(WorkerLost, match=r"(?s)ended with status 9.*yyy"):
                 await do(session, flood_below=2048, die=9)
 
+    @pytest.mark.parametrize("watched", ["by descriptor", "by thread"])
+    async def test_a_worker_that_somebody_else_reaps_is_lost_all_the_same(self, tmp_path, watched, monkeypatch):
+        if watched == "by thread":
+            monkeypatch.delattr(os, "pidfd_open")
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+        try:
+            async with session_with(tmp_path, DOES) as session:
+                with pytest.raises(WorkerLost, match="the worker ended"):
+                    async with asyncio.timeout(5):
+                        await do(session, kill=int(signal.SIGKILL))
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+        assert not list((tmp_path / "scratch").iterdir())
+
 
 class TestLoading:
     @pytest.mark.parametrize(
@@ -246,6 +261,13 @@ class TestLoading:
             async with session_with(tmp_path, source, options=options):
                 pass
         assert not list((tmp_path / "scratch").iterdir())
+
+    async def test_options_without_a_form_are_refused_and_the_session_goes_on(self, tmp_path):
+        async with session_with(tmp_path) as session:
+            with pytest.raises(InputInvalid, match="JSON"):
+                await session.load({"options": {"rate": float("nan")}}, deadline=soon(5))
+            assert session.busy == 0
+            assert (await session.infer(encode({"x": "a"}))).outputs == {"x": "a"}
 
     async def test_a_syntax_error_comes_with_file_and_line(self, tmp_path):
         with pytest.raises(ModelFailed) as caught:
@@ -404,6 +426,15 @@ class TestLogs:
             assert await do(session, flood_below=100 << 20) == {"ok": True}
             await asyncio.sleep(0.1)
         assert MAX_REQUEST_LOG_BYTES <= len(log.text("stderr")) <= 2 * MAX_REQUEST_LOG_BYTES
+
+    async def test_what_was_dropped_past_python_is_said_when_the_next_call_comes(self, tmp_path):
+        log = Log()
+        async with session_with(tmp_path, DOES, on_log=log) as session:
+            await do(session, flood_below=2 << 20)
+            await until(lambda: len(log.text("stderr")) >= MAX_REQUEST_LOG_BYTES)
+            await asyncio.sleep(0.1)
+            await do(session)
+            await until(lambda: "bytes dropped" in log.text("stderr"))
 
     async def test_prints_while_loading_are_not_lost(self, tmp_path):
         log = Log()

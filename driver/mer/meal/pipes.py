@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ _LOG_READ = 64 << 10
 """Bytes of the log read at a time: a pipe's capacity."""
 
 _EXIT_SECONDS = 1.0
-"""What a worker gets to exit after it has closed its output."""
+"""What a worker gets to exit after it has closed its output or its input."""
 
 _LAST_READS = 1024
 """Reads of each pipe after the worker's end: what is left in it, not what a runaway grandchild still writes."""
@@ -35,9 +36,13 @@ _LAST_READS = 1024
 class Writer:
     """The writing end of a descriptor: what cannot go at once waits here."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, descriptor: int, broken: Callable[[], None] | None = None
+    ) -> None:
+        """Write to `descriptor`; `broken` learns that nobody reads it any more."""
         self._loop = loop
         self._descriptor = descriptor
+        self._broken = broken
         self._waiting: collections.deque[memoryview] = collections.deque()
         self._kept = 0
         self._drained: asyncio.Future[None] | None = None
@@ -55,8 +60,8 @@ class Writer:
             done = os.writev(self._descriptor, pieces[:_MOST_PIECES])
         except BlockingIOError:
             done = 0
-        except OSError:  # nobody reads any more: the worker's end follows
-            self.close()
+        except OSError:
+            self._break()
             return True
         if done == wanted:
             return True
@@ -82,6 +87,12 @@ class Writer:
         self._kept = 0
         self._wake()
 
+    def _break(self) -> None:
+        """Nobody reads any more."""
+        self.close()
+        if self._broken is not None:
+            self._broken()
+
     def _keep(self, pieces: tuple[Bytes, ...], done: int) -> None:
         for piece in pieces:
             size = len(piece)
@@ -100,7 +111,7 @@ class Writer:
         except BlockingIOError:
             return
         except OSError:
-            self.close()
+            self._break()
             return
         self._kept -= done
         while waiting and done >= len(waiting[0]):
@@ -187,7 +198,7 @@ class ProcessStream:
         self._read, self._log = process.stdout.fileno(), process.stderr.fileno()
         for descriptor in (self._read, self._log, process.stdin.fileno()):
             os.set_blocking(descriptor, False)
-        self._writer = Writer(self._loop, os.dup(process.stdin.fileno()))
+        self._writer = Writer(self._loop, os.dup(process.stdin.fileno()), self._half_closed)
         process.stdin.close()
         self.control: Stream | None = None if control is None else ControlStream(self._loop, control)
         self._receiver: Receiver | None = None
@@ -255,8 +266,11 @@ class ProcessStream:
             receiver.buffer_updated(count)
         else:
             self._shut(self._read)
-            # a worker that only closed its output would leave every call waiting
-            self._loop.call_later(_EXIT_SECONDS, self.kill)
+            self._half_closed()
+
+    def _half_closed(self) -> None:
+        """See that a worker ends that has closed its output or its input only: it would leave every call waiting."""
+        self._loop.call_later(_EXIT_SECONDS, self.kill)
 
     def _loggable(self) -> None:
         assert self._receiver is not None
@@ -274,11 +288,14 @@ class ProcessStream:
         self._loop.remove_reader(descriptor)
 
     def _exited(self) -> None:
-        """The process has ended and is not reaped yet, so its number is still its own."""
-        kill_group(self._pid)
-        found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        assert found is not None
-        self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        """The process has ended and, as a rule, is not reaped yet: so its number is still its own."""
+        try:
+            found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # this program ignores SIGCHLD, or waits for just any child: the status is lost
+            found = None
+        if found is not None:
+            kill_group(self._pid)
+            self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self._gone.set()
         for descriptor, read in ((self._log, self._loggable), (self._read, self._readable)):
             for _ in range(_LAST_READS):  # what is left in the pipe, its answer perhaps
@@ -294,19 +311,21 @@ class ProcessStream:
         self._writer.close()
         if self.control is not None:
             self.control.kill()
-        self._clean = self._loop.create_task(self._clean_up())
+        self._clean = self._loop.create_task(self._clean_up(0 if found is None else self._pid))
         if self._receiver is not None and not self._ended:
             self._ended = True
             self._receiver.ended(describe(self.status))
 
-    async def _clean_up(self) -> None:
-        await asyncio.to_thread(sweep, self._marker, self._pid)
+    async def _clean_up(self, leader: int) -> None:
+        await asyncio.to_thread(sweep, self._marker, leader)
         self._process.wait()  # only now: the sweep goes by its number too
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
 
-def describe(status: int) -> str:
+def describe(status: int | None) -> str:
     """Return how a process ended, in words."""
+    if status is None:
+        return "ended"
     if status >= 0:
         return f"ended with status {status}"
     try:
@@ -340,7 +359,8 @@ def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], ex
 
 
 def _wait_in_thread(loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], None]) -> None:
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ChildProcessError):  # somebody else has reaped it: it has ended
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
         loop.call_soon_threadsafe(exited)
     except RuntimeError:  # the loop was closed before

@@ -132,6 +132,7 @@ class Session:
         Raises:
             ModelFailed: the author's code raised.
             PackageInvalid: the package has no such entry point, or is damaged.
+            InputInvalid: the fields have no form on the wire, or are beyond a head's cap.
             DeadlineExceeded: it was not loaded by `deadline` (loop time).
             WorkerLost: the worker ended.
         """
@@ -170,6 +171,7 @@ class Session:
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
+        self._say_dropped()
         self._log_left = MAX_REQUEST_LOG_BYTES
         self._full = not self._stream.write(*message)
         try:
@@ -265,13 +267,12 @@ class Session:
             self._log_dropped += len(text) - self._log_left
             text = text[: self._log_left]
         self._log_left -= len(text)
-        if text and self.on_log is not None:
-            self.on_log("stderr", "", text)
+        if text:
+            self._tell(self.on_log, "stderr", "", text)
 
     def ended(self, reason: str) -> None:
         """Fail whatever waits."""
-        if self._log_dropped and self.on_log is not None:
-            self.on_log("stderr", "", f"… {self._log_dropped} bytes dropped\n".encode())
+        self._say_dropped()
         self._lose(WorkerLost(f"the worker {reason}{self._quoted()}"))
         if self._on_end is not None:
             self._on_end()
@@ -317,10 +318,19 @@ class Session:
         if len(received.body) > MAX_LOG_FRAME_BYTES:
             raise WireError(f"a log frame of {len(received.body)} bytes: the cap is {MAX_LOG_FRAME_BYTES}")
         call = self._calls.get(received.request)
+        fields = received.fields()
         tell = self.on_log if call is None or call.on_log is None else call.on_log
-        if tell is not None:
-            fields = received.fields()
-            tell(_text(fields, "stream"), _text(fields, "level"), bytes(received.body))
+        self._tell(tell, _text(fields, "stream"), _text(fields, "level"), bytes(received.body))
+
+    def _tell(self, listener: LogCallback | None, stream: str, level: str, text: bytes) -> None:
+        """Pass a log on, by the loop: a listener that raises here would take the frames after it along."""
+        if listener is not None:
+            self._loop.call_soon(listener, stream, level, text)
+
+    def _say_dropped(self) -> None:
+        if self._log_dropped:
+            self._tell(self.on_log, "stderr", "", f"… {self._log_dropped} bytes dropped\n".encode())
+            self._log_dropped = 0
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""
@@ -350,7 +360,12 @@ class Session:
         if self._lost is not None:
             raise self._lost_again()
         request, call = self._calls.add(deadline, on_log)
-        self._stream.write(form(kind, fields, request=request))
+        try:
+            message = form(kind, fields, request=request)
+        except WireError as error:
+            self._calls.take(request)
+            raise InputInvalid(str(error)) from error
+        self._stream.write(message)
         try:
             answer = await call.future
         except asyncio.CancelledError:
