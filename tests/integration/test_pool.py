@@ -215,6 +215,30 @@ async def test_closing_fails_who_runs_and_who_waits(tmp_path, host, pools):
         await pid_of(pool, host, plan)
 
 
+async def test_closing_in_the_middle_of_a_start_leaves_no_worker(tmp_path, host, pools):
+    source = f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(1)\n"
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", source + "def load():\n    return dict\n")
+    call = asyncio.ensure_future(pid_of(pool, host, plan))
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    await pool.close()
+    assert not alive(int((tmp_path / "pid").read_text()))
+    assert not list((tmp_path / "scratch").iterdir())
+    with pytest.raises(WorkerLost, match="closed"):
+        await call
+
+
+async def test_who_gives_up_as_his_turn_comes_costs_nobody_his_worker(tmp_path, host, pools):
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", WHO)
+    async with pool.worker(host, plan):
+        waits = asyncio.ensure_future(pid_of(pool, host, plan))
+        await asyncio.sleep(0)
+        waits.cancel()  # the worker comes back before he has heard of it
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    async with asyncio.timeout(5):
+        assert await pid_of(pool, host, plan) > 0
+
+
 async def test_prints_at_no_requests_time_go_to_who_has_the_worker(tmp_path, host, pools):
     pool, plan = pool_of(pools), plan_of(tmp_path / "m", "print('loading')\n" + "def load():\n    return dict\n")
     got: list[bytes] = []

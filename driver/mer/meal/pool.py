@@ -36,6 +36,7 @@ class _Worker:
     key: Key
     session: Session | None = None
     """None while it starts."""
+    starting: asyncio.Task[Session] | None = None
     used: bool = True
     idle_since: float = 0.0
     closing: bool = False
@@ -108,7 +109,7 @@ class Pool:
         try:
             session = worker.session
             if session is None:
-                session = worker.session = await self._start(host, plan, worker, on_log)
+                session = await self._started(host, plan, worker, on_log)
             session.on_log = on_log
             if timings is not None:
                 timings["queue_us"] = int(1e6 * (queued - began))
@@ -163,6 +164,8 @@ class Pool:
         """Give every waiting caller what is free for him, the first come first."""
         ending = sum(worker.closing for worker in self._workers)
         for waiter in list(self._waiting):
+            if waiter.turn.done():  # he has given up, and not heard so himself yet
+                continue
             try:
                 self._check(waiter.key)
                 worker = self._free(waiter.key)
@@ -210,6 +213,17 @@ class Pool:
         if idle:
             self._end(min(idle, key=lambda worker: worker.idle_since))
 
+    async def _started(self, host: Host, plan: WorkerPlan, worker: _Worker, on_log: LogCallback | None) -> Session:
+        """Return the worker's session once it is loaded: a task does it, so that `close` can end it on the way."""
+        worker.starting = task = asyncio.get_running_loop().create_task(self._start(host, plan, worker, on_log))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if worker.closing and caller is not None and not caller.cancelling():
+                raise WorkerLost("the pool was closed") from None
+            raise
+
     async def _start(self, host: Host, plan: WorkerPlan, worker: _Worker, on_log: LogCallback | None) -> Session:
         history = self._histories.get(worker.key)
         if history is not None:
@@ -219,6 +233,7 @@ class Pool:
         except WorkerLost as error:
             self._remember(worker.key, refused=error)
             raise
+        worker.session = session
         session.when_lost(lambda: self._crashed(worker))
         return session
 
@@ -286,6 +301,9 @@ class Pool:
 
     async def _close(self, worker: _Worker) -> None:
         try:
+            if worker.starting is not None and not worker.starting.done():
+                worker.starting.cancel()
+                await asyncio.wait((worker.starting,))
             if worker.session is not None:
                 await worker.session.close()
         finally:
