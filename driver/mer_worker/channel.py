@@ -23,6 +23,10 @@ class Channel:
         self._sink = sink
         self._lock = threading.Lock()
 
+    def renew(self) -> None:
+        """In a forked child: forget a thread that was writing, and is not there any more."""
+        self._lock = threading.Lock()
+
     def send(self, *pieces: Bytes) -> None:
         """Write one frame, or several, given in pieces.
 

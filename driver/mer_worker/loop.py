@@ -47,6 +47,7 @@ class Worker:
     def __init__(self, source: int, sink: int, control: Optional[int], *, marker: str, scratch: str) -> None:
         self._decoder = Decoder()
         self._source = source
+        self._sink = sink
         self._channel = Channel(sink)
         self._control = control
         self._ending = Ending(marker, scratch)
@@ -55,11 +56,13 @@ class Worker:
         self._logs = Logs(self._channel, self._interrupts)
         self._runner: Optional[Runner] = None
         self._greeted = False
+        self._is_fork = False
 
     def run(self) -> int:
         """Serve until the driver says shutdown or is gone; return the exit status."""
         self._interrupts.install()
         self._logs.install()
+        os.register_at_fork(after_in_child=self._forked)
         try:
             self._channel.send(PREAMBLE, frame(Kind.HELLO, _hello(inband=self._control is None)))
             for received in self._frames():
@@ -98,8 +101,22 @@ class Worker:
 
         waiting: SimpleQueue[Frame] = SimpleQueue()
         Listener(source, decoder, self._channel, self._interrupts, self._pulse, self._ending, waiting).start()
-        while True:
+        while not self._is_fork:  # a fork has no listener, and would wait for ever
             yield waiting.get()
+
+    def _forked(self) -> None:
+        """In a child that the model forks: the conversation is its parent's, which it would spoil by a word of its own.
+
+        One that comes out of the handler finds the end of the input, and exits.
+        """
+        self._is_fork = True
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (self._source, self._sink, self._control):
+            if descriptor is not None:
+                os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+        self._channel.renew()
+        self._logs.request = 0  # what it prints goes to fd 2
 
     def _other(self, received: Frame) -> bool:
         """Handle what is no inference; False when the conversation is over."""

@@ -245,6 +245,34 @@ def test_in_band_a_ping_is_answered_and_a_request_cancelled_while_the_model_comp
     assert kinds[Kind.ERROR].fields()["kind"] == "cancelled"
 
 
+def test_in_band_a_fork_that_comes_out_of_the_handler_exits(tmp_path):
+    source = """
+        import os
+        children = []
+        def load():
+            def handle(inputs):
+                if children:
+                    return {"status": os.waitpid(children[0], 0)[1]}
+                children.append(os.fork())
+                return {}
+            return handle
+    """
+    (tmp_path / "forking.py").write_text(textwrap.dedent(source))
+    options = {"entrypoint_package": "forking", "entrypoint_fn": "load"}
+    load = {"runner": "python", "folder": str(tmp_path), "options": options, "arrays": "buffer"}
+    process = worker()
+    process.stdin.write(HELLO + wire.frame(Kind.LOAD, load, request=1))
+    for request in (2, 3):
+        process.stdin.write(wire.frame(Kind.INFER, {"tensors": []}, request=request))
+    process.stdin.flush()
+    got = b""
+    while b"status" not in got:
+        got += process.stdout.read1(65536)
+    process.communicate(timeout=10)
+    last = answers(got)[-1]
+    assert (last.request, bytes(last.body)[64:]) == (3, b"0")
+
+
 @pytest.mark.parametrize("how", ["sleep", "loop"])
 def test_in_band_a_worker_whose_driver_is_gone_ends_while_the_model_computes(tmp_path, how):
     body = "time.sleep(60)" if how == "sleep" else "[None for _ in iter(int, 1)]"

@@ -443,6 +443,45 @@ class TestLogs:
         assert "loading\n" in log.text("stdout")
 
 
+class TestForks:
+    async def test_a_fork_that_returns_like_its_parent_answers_and_takes_no_request(self, tmp_path):
+        source = """
+            import os
+            def load():
+                def handle(inputs):
+                    if inputs.get("fork") and not os.fork():
+                        return {"pid": 0}
+                    return {"pid": os.getpid()}
+                return handle
+        """
+        async with session_with(tmp_path, source) as session:
+            pid = session.hello["pid"]
+            for fork in (True, False) * 10:
+                async with asyncio.timeout(5):
+                    assert await do(session, fork=fork) == {"pid": pid}
+
+    async def test_what_a_fork_prints_is_log_and_spoils_no_frame(self, tmp_path):
+        source = """
+            import os
+            def load():
+                def handle(inputs):
+                    children = [os.fork()]
+                    print("x" * 200_000)
+                    if not children[0]:
+                        os._exit(0)
+                    os.waitpid(children[0], 0)
+                    return {"y": "z" * 200_000}
+                return handle
+        """
+        log = Log()
+        async with session_with(tmp_path, source, on_log=log) as session:
+            for _ in range(10):
+                async with asyncio.timeout(5):
+                    assert await do(session) == {"y": "z" * 200_000}
+            await until(lambda: log.text("stderr") == ("x" * 200_000 + "\n") * 10)
+            assert log.text("stdout") == ("x" * 200_000 + "\n") * 10
+
+
 class TestNothingStays:
     @pytest.mark.parametrize("end", ["close", "kill", "raise"])
     async def test_what_the_handler_forked_ends_with_the_worker(self, tmp_path, end):
