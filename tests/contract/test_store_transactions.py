@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -123,6 +124,19 @@ async def test_a_failed_call_ends_the_transaction_with_nothing_written(store: St
     with pytest.raises(VersionNotFound):
         await block()
     assert (await store.models.page()).items == ()
+
+
+async def test_a_refusal_that_a_caller_passes_over_loses_nothing_in_silence(store: Store) -> None:
+    await store.models.add(records.model("taken"))
+    committed = True
+    try:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model("digits"))
+            with suppress(AlreadyExists):
+                await inside.models.add(records.model("taken"))
+    except AlreadyExists:
+        committed = False
+    assert [each.name for each in (await store.models.page()).items] == ["digits", "taken"][not committed :]
 
 
 async def test_the_store_goes_on_after_a_transaction_that_failed(store: Store) -> None:

@@ -23,6 +23,7 @@ from mer.core.errors import (
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId
 from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.connections import MAX_POOLED
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
@@ -156,6 +157,93 @@ async def test_a_server_that_hangs_meets_the_deadline(own: EmbeddedPostgres) -> 
             assert await store.models.page() is not None  # over a new connection
     finally:
         os.kill(backend[0]["pid"], signal.SIGCONT)
+    await store.close()
+
+
+async def test_a_commit_that_hangs_meets_the_deadline(own: EmbeddedPostgres) -> None:
+    store = PostgresStore(own.ensure_running(statement_seconds=0.2))
+    await store.open()
+    stopped: list[int] = []
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model(uuid7()))
+            backend = await inside.models._session.ask("SELECT pg_backend_pid() AS pid")
+            stopped.append(backend[0]["pid"])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(DatabaseUnreachable, match="did not answer"):
+                await block()
+            async with store.transaction() as inside:
+                await inside.models.add(records.model(uuid7()))
+    finally:
+        os.kill(stopped[0], signal.SIGCONT)
+    await store.close()
+
+
+@pytest.mark.parametrize("further", ["another statement", "the commit"])
+async def test_a_transaction_that_slept_too_long_is_unreachable_and_has_not_happened(
+    database: EmbeddedPostgres, further: str
+) -> None:
+    store = PostgresStore(replace(database.driver(), statement_seconds=0.1))
+    await store.open()
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model("digits"))
+            await asyncio.sleep(0.5)
+            if further == "another statement":
+                await inside.models.page()
+
+    with pytest.raises(DatabaseUnreachable):
+        await block()
+    assert (await store.models.page()).items == ()
+    await store.close()
+
+
+async def test_who_gives_up_twice_on_a_server_that_hangs_leaves_nothing_behind(own: EmbeddedPostgres) -> None:
+    store = PostgresStore(own.ensure_running(statement_seconds=5))
+    await store.open()
+    before = asyncio.all_tasks()
+    backend = await store._connections.ask("SELECT pg_backend_pid() AS pid")
+    asking = asyncio.create_task(store._connections.ask("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0.1)
+    os.kill(backend[0]["pid"], signal.SIGSTOP)
+    try:
+        asking.cancel()
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        async with asyncio.timeout(1):
+            await asyncio.wait([asking])
+            await store.models.page()  # over a new connection
+        await asyncio.sleep(0.1)
+        assert asyncio.all_tasks() == before
+    finally:
+        os.kill(backend[0]["pid"], signal.SIGCONT)
+    await store.close()
+
+
+async def test_transactions_that_are_given_up_at_any_moment_leak_no_connection(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(replace(database.driver(), statement_seconds=2))
+    await store.open()
+    chain = await store.access_log.chain()
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model(uuid7()))
+            await inside.access_log.append([records.change(chain)])
+
+    for turns in range(60):
+        task = asyncio.create_task(block())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+    await asyncio.gather(*(block() for _ in range(MAX_POOLED)))
+    found = (await store.models.page(limit=100)).items
+    assert len(found) == (await store.access_log.head()).seq  # each change with its record, or neither
     await store.close()
 
 

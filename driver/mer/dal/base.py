@@ -255,6 +255,7 @@ class Store(Repositories, Protocol):
         """Give repositories that read and write in one transaction, committed when the block ends without an error.
 
         They see their own writes. What others changed meanwhile ends in ConcurrentChange, at a call or at the commit;
-        the caller runs the block again. `access_log.append` comes last in the block: on Postgres it takes a lock that
+        the caller runs the block again. A write that was refused may end the block, in whole and with the same error,
+        though its caller passed over it. `access_log.append` comes last in the block: on Postgres it takes a lock that
         every writer waits for. No block spans a model call.
         """

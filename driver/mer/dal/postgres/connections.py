@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from mer.core.errors import Busy, DatabaseUnreachable
+from mer.core.errors import Busy, DatabaseUnreachable, MerError
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import CONNECT_SECONDS, conninfo
 from mer.dal.postgres.errors import ConnectionLost, Meanings, StillStarting, translate_connecting
-from mer.dal.postgres.session import GRACE_SECONDS, Connection, RowFactory, run
+from mer.dal.postgres.session import GRACE_SECONDS, Connection, RowFactory, hang_up, run
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -34,10 +35,13 @@ LOCK_SHARE = 0.8
 
 PAUSE_SECONDS = 0.05
 
+CLOSE_SECONDS = 2.0
+"""How long closing a pool waits for its workers; one that opens a connection to nowhere is left to itself."""
+
 Start = Callable[[], object]
 
-# the pool tells of every failed attempt; those that matter arrive as errors where somebody waits for a connection
-logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+# psycopg and its pool tell of every failed attempt; those that matter arrive as errors where somebody waits for them
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 
 class Connections:
@@ -100,15 +104,14 @@ class Connections:
             async with self._turn:
                 await self._connected()  # says at once what a pool would only run into its timeout over
         pool = await self._opened_pool()
-        if self._suspect:
-            await pool.check()
-            self._suspect = False
         import psycopg_pool
 
         try:
             connection = await pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise Busy(f"all {MAX_POOLED} connections to {self.settings.shown} are in use") from error
+        except psycopg_pool.PoolClosed as error:
+            raise ConnectionLost(f"{self.settings.shown} went away while a connection was waited for") from error
         try:
             yield connection
         except (ConnectionLost, DatabaseUnreachable):
@@ -127,7 +130,7 @@ class Connections:
         pool, self._pool = self._pool, None
         first, self._first = self._first, None
         if pool:
-            await pool.close()
+            await pool.close(timeout=CLOSE_SECONDS)
         if first:
             await first.close()
 
@@ -194,7 +197,6 @@ class Connections:
             raise translate_connecting(error, self.settings.shown) from error
         except TimeoutError as error:
             raise DatabaseUnreachable(f"{self.settings.shown} took no connection within {CONNECT_SECONDS} s") from error
-        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         return connection
 
     def _conninfo(self) -> str:
@@ -212,11 +214,16 @@ class Connections:
         from psycopg_pool import AsyncConnectionPool  # a one-shot that only reads never pays for it
 
         async with self._pool_making:
+            if self._suspect:
+                # not looked through: a connection whose server is gone may take minutes to say so
+                self._suspect = False
+                broken, self._pool = self._pool, None
+                if broken:
+                    await broken.close(timeout=CLOSE_SECONDS)
             if self._pool is None:
                 pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
                     self._conninfo(),
                     kwargs={"autocommit": True},
-                    configure=_read_committed,
                     min_size=0,
                     max_size=MAX_POOLED,
                     timeout=self.settings.statement_seconds,
@@ -229,11 +236,15 @@ class Connections:
 
 
 class TransactionSession:
-    """The statements of one transaction, all on its connection."""
+    """The statements of one transaction, all on its connection.
+
+    Its beginning and its end are statements with a deadline like any other: psycopg's own have none.
+    """
 
     def __init__(self, connection: Connection, settings: ConnectionSettings) -> None:
         self._connection = connection
         self._settings = settings
+        self._refused: MerError | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -249,17 +260,52 @@ class TransactionSession:
         prepare: bool | None = None,
         rows: RowFactory = dict_row,
     ) -> list[Any]:
-        return await run(
-            self._connection,
-            query,
-            parameters,
-            seconds=self._settings.statement_seconds,
-            shown=self._settings.shown,
-            meanings=meanings,
-            prepare=prepare,
-            rows=rows,
-        )
+        self._still_accepted()
+        try:
+            return await run(
+                self._connection,
+                query,
+                parameters,
+                seconds=self._settings.statement_seconds,
+                shown=self._settings.shown,
+                meanings=meanings,
+                prepare=prepare,
+                rows=rows,
+            )
+        except MerError as error:
+            self._refused = error
+            raise
 
+    async def begin(self) -> None:
+        """Begin it. Raises: DatabaseUnreachable."""
+        await self.ask("BEGIN ISOLATION LEVEL READ COMMITTED")  # the append function takes no other
 
-async def _read_committed(connection: Connection) -> None:
-    await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+    async def commit(self) -> None:
+        """Commit it.
+
+        Raises:
+            What a statement of it was refused with, though its caller passed over that. DatabaseUnreachable.
+        """
+        self._still_accepted()
+        await self.ask("COMMIT")
+
+    async def end(self) -> None:
+        """Take back what was not committed; a connection on which that is not possible is cut."""
+        try:
+            if self._connection.info.transaction_status is not TransactionStatus.IDLE and not self._connection.closed:
+                with suppress(MerError):  # the caller has an error already
+                    await run(
+                        self._connection,
+                        "ROLLBACK",
+                        None,
+                        seconds=self._settings.statement_seconds,
+                        shown=self._settings.shown,
+                    )
+        finally:
+            if self._connection.info.transaction_status is not TransactionStatus.IDLE:
+                hang_up(self._connection)
+
+    def _still_accepted(self) -> None:
+        # PostgreSQL answers a COMMIT of such a transaction with a rollback, and calls it no error
+        if self._refused and self._connection.info.transaction_status is TransactionStatus.INERROR:
+            raise self._refused

@@ -74,7 +74,9 @@ def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
             return UsageError(f"{shown} cannot hold that: {told}")
         case psycopg.IntegrityError():
             return UsageError(f"{shown} does not take that: {told}")
-        case psycopg.OperationalError() | psycopg.InterfaceError():
+        case (
+            psycopg.OperationalError() | psycopg.InterfaceError() | errors.IdleInTransactionSessionTimeout()
+        ):  # the last one ends the connection: a machine that slept in a transaction meets it
             return ConnectionLost(f"{shown} cannot be reached: {told}")
     return MerError(f"{shown}: {told}")
 

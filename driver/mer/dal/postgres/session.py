@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -94,24 +97,36 @@ async def within(connection: Connection, work: Coroutine[Any, Any, T], *, second
     """Await work on a connection, at most `seconds`.
 
     A plain timeout would not do: psycopg answers a cancellation by asking the server to cancel, and waits for that. So
-    the connection is cut first where the server does not answer.
+    the connection is cut where the server does not answer.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_seen)
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            hang_up(connection)
+            await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+            raise DatabaseUnreachable(f"{shown} did not answer within {seconds:g} s")
     except asyncio.CancelledError:
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=CANCEL_SECONDS)
-        if not done:
-            await _cut(connection, task)
+        await asyncio.wait({task}, timeout=CANCEL_SECONDS)
         raise
-    if not done:
-        await _cut(connection, task)
-        raise DatabaseUnreachable(f"{shown} did not answer within {seconds:g} s")
+    finally:
+        if not task.done():  # neither the server nor, after a second cancellation, the caller waits for its end
+            hang_up(connection)
+            task.cancel()
     return task.result()
 
 
-async def _cut(connection: Connection, task: asyncio.Future[T]) -> None:
-    connection.pgconn.finish()
-    task.cancel()
-    await asyncio.wait({task})
+def hang_up(connection: Connection) -> None:
+    """End a connection by its socket: whatever waits on it fails at once.
+
+    Not by PQfinish: a statement that is under way would go on in memory that is no longer its own.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _seen(task: asyncio.Future[T]) -> None:
+    if not task.cancelled():
+        task.exception()  # who gave up does not want it

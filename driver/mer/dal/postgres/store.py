@@ -10,7 +10,6 @@ from mer.core.errors import NotMigrated
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections, Start, TransactionSession
-from mer.dal.postgres.errors import translated
 from mer.dal.postgres.leases import PostgresLeases
 from mer.dal.postgres.models import PostgresModels
 from mer.dal.postgres.placements import PostgresPlacements
@@ -76,10 +75,12 @@ class PostgresStore(PostgresRepositories):
                 rows = await session.ask(self._queries["append"], {"bodies": list(bodies)})
                 return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
 
-            # the caller's own errors pass through; what BEGIN and COMMIT raise is psycopg's
-            with translated(self.name):
-                async with connection.transaction():
-                    yield PostgresRepositories(session, append=append, alone=False)
+            try:
+                await session.begin()
+                yield PostgresRepositories(session, append=append, alone=False)
+                await session.commit()
+            finally:
+                await session.end()
 
     async def _append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         rows = await self._connections.ask_in_turn(
