@@ -44,7 +44,7 @@ else:
 _KEPT = 256
 """Layouts kept at a time: more than one model's signatures, few enough to be no leak."""
 _LARGEST_KEPT_HEAD = 4096
-"""Bytes; the head of a few dozen tensors. Larger ones are read anew each time."""
+"""Bytes; the head of a few dozen tensors. What belongs to larger ones is worked out anew each time."""
 
 
 class Layout:
@@ -118,9 +118,11 @@ def layout_of(descriptors: tuple[Any, ...]) -> Layout:
     """Return the layout of these descriptors (or plain tuples of the same parts), worked out once."""
     found = _by_descriptors.get(descriptors)
     if found is None:
-        if len(_by_descriptors) >= _KEPT:
-            _by_descriptors.clear()
-        found = _by_descriptors[descriptors] = Layout(descriptors)
+        found = Layout(descriptors)
+        if len(found.head) <= _LARGEST_KEPT_HEAD:
+            if len(_by_descriptors) >= _KEPT:
+                _by_descriptors.clear()
+            _by_descriptors[descriptors] = found
     return found
 
 
@@ -218,21 +220,23 @@ def segments_of(layout: Layout, frame: Frame) -> list[memoryview]:
 
 
 def _as_json(descriptor: Descriptor) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": descriptor.name, "dtype": descriptor.dtype, "shape": _lengths(descriptor)}
-    if descriptor.dtype == NESTED:
-        del described["shape"]
-        described["inner"] = [{"dtype": inner.dtype, "shape": _lengths(inner)} for inner in descriptor.inner]
-    return described
+    name, dtype, shape, inner = descriptor
+    if dtype == NESTED:
+        parts = [{"dtype": one.dtype, "shape": _lengths(name, one.shape)} for one in inner]
+        return {"name": name, "dtype": dtype, "inner": parts}
+    return {"name": name, "dtype": dtype, "shape": _lengths(name, shape)}
 
 
-def _lengths(descriptor: Descriptor) -> list[int]:
+def _lengths(name: str, shape: Sequence[Any]) -> list[int]:
     """Return the shape as JSON takes it: a caller's may be made of numpy's integers."""
     try:
-        lengths = [operator.index(length) for length in descriptor.shape]
+        lengths = [operator.index(length) for length in shape]
     except TypeError as error:
-        raise WireError(f"a shape is made of integers: {error}") from error
-    if any(length < 0 for length in lengths):
-        raise WireError(f"the impossible shape {lengths}")
+        raise WireError(f"{name!r}: a shape is made of integers: {error}") from error
+    if len(lengths) > MAX_RANK:
+        raise WireError(f"{name!r} has {len(lengths)} dimensions: the cap is {MAX_RANK}")
+    if any(not 0 <= length < 1 << 63 for length in lengths):
+        raise WireError(f"{name!r} has the impossible shape {lengths}")
     return lengths
 
 

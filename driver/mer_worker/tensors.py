@@ -11,7 +11,7 @@ import sys
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, STRING
 from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
-from mer_worker.wire import ALIGNMENT, HEADER, MAX_RANK, Frame, WireError, dump, pack, parse
+from mer_worker.wire import ALIGNMENT, HEADER, MAX_JSON_BYTES, MAX_TEXTS, Frame, WireError, dump, pack, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,14 +221,16 @@ def values_of(layout: Layout, segments: Sequence[memoryview], arrays: str, *, wr
 def _encode_buffer(name: str, value: Buffer) -> tuple[str, tuple[int, ...], Bytes]:
     size = NUMERIC.get(value.dtype)
     data = value.data
-    if value.dtype == JSON and not value.shape:  # a text that is meant as JSON: plain, it would be sent as a string
-        return JSON, (), data
-    if size is None:
+    is_json = value.dtype == JSON and not value.shape  # a text meant as JSON: plain, it would be sent as a string
+    if size is None and not is_json:
         raise TensorError(f"{name!r}: a Buffer has a dtype of numbers, or is JSON, not {value.dtype!r}")
     if data.ndim != 1 or data.itemsize != 1 or not data.c_contiguous:
         if not data.c_contiguous or not data.nbytes:
             data = memoryview(data.tobytes())
         data = data.cast("B")
+    if size is None:
+        _read_json(name, data)
+        return JSON, (), data
     if len(data) != size * elements(value.shape):
         raise TensorError(f"{name!r}: {len(data)} bytes for {value.dtype} of shape {list(value.shape)}")
     return value.dtype, value.shape, data
@@ -261,14 +263,35 @@ def _encode_one(name: str, value: Any) -> tuple[str, tuple[int, ...], Bytes]:
         return STRING, (len(value),), _pack_strings(name, value)
     if value is None or isinstance(value, (dict, list, tuple, bool, int, float)):
         try:
-            return JSON, (), dump(value)
+            text = dump(value)
         except WireError as error:
             raise TensorError(f"{name!r}: {error}") from error
+        _check_json(name, text)
+        return JSON, (), text
     raise TensorError(f"{name!r}: a {type(value).__module__}.{type(value).__qualname__} cannot be sent")
+
+
+def _check_json(name: str, text: Bytes) -> None:
+    if len(text) > MAX_JSON_BYTES:
+        raise TensorError(f"{name!r}: {len(text)} bytes of JSON: the cap is {MAX_JSON_BYTES}")
+
+
+def _check_texts(name: str, count: int) -> None:
+    if count > MAX_TEXTS:
+        raise TensorError(f"{name!r}: {count} texts: the cap is {MAX_TEXTS}")
+
+
+def _read_json(name: str, text: Bytes) -> Any:
+    _check_json(name, text)
+    try:
+        return parse(text)
+    except WireError as error:
+        raise TensorError(f"{name!r}: {error}") from error
 
 
 def _pack_strings(name: str, values: Sequence[Any]) -> bytes:
     """Return n lengths and the texts, UTF-8."""
+    _check_texts(name, len(values))
     try:
         texts = [value.encode() for value in values]
     except UnicodeEncodeError as error:
@@ -311,8 +334,6 @@ def _encode_any_array(name: str, value: Any) -> tuple[str, tuple[int, ...], Byte
     if numpy.ma.isMaskedArray(value):
         raise TensorError(f"{name!r}: a masked array cannot be sent; fill it first")
     array = numpy.asarray(value)
-    if array.ndim > MAX_RANK:
-        raise TensorError(f"{name!r} has {array.ndim} dimensions: the cap is {MAX_RANK}")
     shape = array.shape
     if array.dtype.kind in "UOT":
         return STRING, shape, _pack_strings(name, array.ravel().tolist())
@@ -337,7 +358,7 @@ def _decode_one(descriptor: Descriptor, segment: memoryview, one: Any, writable:
     if dtype == BYTES:
         return bytes(segment)
     if dtype == JSON:
-        return parse(segment)
+        return _read_json(descriptor.name, segment)
     values = _unpack_strings(descriptor, segment)
     shape = descriptor.shape
     if not shape:
@@ -350,11 +371,15 @@ def _decode_one(descriptor: Descriptor, segment: memoryview, one: Any, writable:
 
     array = numpy.empty(len(values), dtype=object)  # not `<U`: that drops trailing NULs, and pads to the longest
     array[:] = values
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except ValueError as error:
+        raise _no_array(descriptor, error) from error
 
 
 def _unpack_strings(descriptor: Descriptor, segment: memoryview) -> list[str]:
     count = elements(descriptor.shape)
+    _check_texts(descriptor.name, count)
     start = 4 * count
     if start > len(segment):
         raise WireError(f"{descriptor.name!r}: {len(segment)} bytes for {count} strings")
@@ -381,11 +406,19 @@ def _array(descriptor: Descriptor, segment: memoryview) -> Any:
     """Return an array over the segment's own memory."""
     import numpy
 
-    code = _NUMPY_DTYPES.get(descriptor.dtype)
-    if code is not None:
-        return numpy.ndarray(descriptor.shape, code, segment)
+    code: Any = _NUMPY_DTYPES.get(descriptor.dtype)
+    if code is None:
+        try:
+            import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            return _buffer(descriptor, segment)
+        code = ml_dtypes.bfloat16
     try:
-        import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return _buffer(descriptor, segment)
-    return numpy.ndarray(descriptor.shape, ml_dtypes.bfloat16, segment)
+        return numpy.ndarray(descriptor.shape, code, segment)
+    except ValueError as error:
+        raise _no_array(descriptor, error) from error
+
+
+def _no_array(descriptor: Descriptor, error: ValueError) -> TensorError:
+    """One of no elements may have lengths whose product no array can address."""
+    return TensorError(f"{descriptor.name!r}: no array has the shape {list(descriptor.shape)}: {error}")

@@ -42,6 +42,10 @@ MAX_NAME_BYTES = 256
 """UTF-8 bytes of a tensor's name."""
 MAX_RANK = 32
 """Dimensions: numpy before 2.0 has no more."""
+MAX_JSON_BYTES = 64 << 20
+"""Of one tensor of JSON: read, it takes up to twenty times as much memory."""
+MAX_TEXTS = 1 << 24
+"""Elements of one tensor of strings: an empty text takes 4 bytes here, and many times that once it is read."""
 MAX_META_BYTES = 16 << 10
 """Of a request's or result's `meta` as JSON: headers and a status, no payload."""
 MAX_LOG_FRAME_BYTES = 64 << 10
@@ -169,7 +173,13 @@ def pack(
     body_bytes: int = 0,
     template: int = 0,
 ) -> bytes:
-    """Return a frame's header and head; its body, `body_bytes` long, is written after it."""
+    """Return a frame's header and head; its body, `body_bytes` long, is written after it.
+
+    Raises:
+        FrameTooLarge: the head is beyond its cap.
+    """
+    if len(head) > MAX_HEAD_BYTES:
+        raise FrameTooLarge(f"a head of {len(head)} bytes: the cap is {MAX_HEAD_BYTES}")
     return HEADER.pack(kind, flags, segments, template, request, len(head), number, body_bytes) + head
 
 
@@ -193,14 +203,21 @@ def dump(value: object) -> bytes:
         raise WireError(f"this has no JSON form: {error}") from error
 
 
+def _refuse(constant: str) -> None:
+    raise WireError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
 def parse(text: Bytes) -> Any:
-    """Read JSON.
+    """Read JSON: UTF-8 only, no NaN, no infinities.
 
     Raises:
         WireError: it is none, or nests too deeply.
     """
     try:
-        return json.loads(bytes(text))
+        return _JSON.decode(bytes(text).decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"no JSON: {error}") from error
 
@@ -333,7 +350,10 @@ class Decoder:
             return None
         kind, flags, segments, template, request, head_bytes, number, body_bytes = HEADER.unpack_from(self._buffer)
         start = HEADER_BYTES + head_bytes
-        if start + body_bytes != count or segments > MAX_SEGMENTS or body_bytes > self._limits.body or not kind:
+        limits = self._limits
+        if start + body_bytes != count or head_bytes > limits.head or body_bytes > limits.body:
+            return None
+        if segments > MAX_SEGMENTS or not kind:
             return None
         view = self._view
         body: Bytes = b""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mer_worker import tensors
+from mer_worker.layout import Descriptor
 from mer_worker.tensors import Buffer, Encoded, Strings, TensorError, decode, encode
 from mer_worker.wire import WireError
 
@@ -43,11 +44,65 @@ def body_of(encoded: Encoded) -> bytearray:
         Buffer(b"abc", "float32", (1,)),
         Buffer(b"", "string", (0,)),
         Strings(["a"], (2,)),
+        Buffer(b"", "uint8", (0, 2**63)),
+        Buffer(b"", "uint8", (0, -1)),
+        Buffer(b"1", "uint8", (1,) * 33),
+        Strings(["a"], (1,) * 33),
+        Buffer(b"no json", "json", ()),
+        Buffer(b"NaN", "json", ()),
+        Buffer(b"", "json", ()),
     ],
 )
 def test_a_value_without_a_form_is_refused_by_name(value):
     with pytest.raises(TensorError, match="'odd'"):
         encode({"odd": value})
+
+
+def test_an_array_of_more_dimensions_than_the_cap_is_refused_by_name():
+    deep = np.zeros((1,) * 32)
+    assert across({"x": deep})["x"].shape == deep.shape
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # older ones have no more themselves
+        with pytest.raises(TensorError, match="'odd'"):
+            encode({"odd": np.zeros((1,) * 33)})
+
+
+@pytest.mark.parametrize("shape", [(0, 2**62), (2**62, 2**62, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "string"])
+def test_a_shape_that_no_array_can_have_is_refused(shape, dtype):
+    descriptor = Descriptor("x", dtype, shape)
+    with pytest.raises(WireError, match="'x'"):
+        decode([descriptor], bytes(64))
+
+
+def test_a_json_text_may_lie_in_memory_of_any_form():
+    words = memoryview(b'{"a":12}').cast("I")
+    assert across({"j": Buffer(words, "json", ())}) == {"j": {"a": 12}}
+
+
+def test_json_at_the_cap_is_taken_and_one_byte_more_is_refused(monkeypatch):
+    monkeypatch.setattr(tensors, "MAX_JSON_BYTES", 10)
+    assert across({"j": ["123456"]}) == {"j": ["123456"]}
+    fits, past = json_body(b'["123456"]'), json_body(b'["1234567"]')
+    assert decode(*fits) == {"j": ["123456"]}
+    with pytest.raises(WireError, match=r"'j'.*11 bytes of JSON: the cap is 10"):
+        decode(*past)
+    for value in ({"a": "12345"}, Buffer(b'["1234567"]', "json", ())):
+        with pytest.raises(TensorError, match=r"'j'.*the cap is 10"):
+            encode({"j": value})
+
+
+def json_body(text: bytes) -> tuple[list[Descriptor], bytes]:
+    return [Descriptor("j", "json", ())], len(text).to_bytes(8, "little") + bytes(56) + text
+
+
+def test_texts_at_the_cap_are_taken_and_one_more_is_refused(monkeypatch):
+    four = encode({"s": ["a"] * 4})
+    monkeypatch.setattr(tensors, "MAX_TEXTS", 3)
+    assert across({"s": ["a"] * 3}) == {"s": ["a"] * 3}
+    with pytest.raises(WireError, match=r"'s'.*4 texts: the cap is 3"):
+        decode(four.descriptors, body_of(four))
+    with pytest.raises(TensorError, match=r"'s'.*4 texts: the cap is 3"):
+        encode({"s": ["a"] * 4})
 
 
 @pytest.mark.parametrize("name", ["", 1, None])
@@ -134,6 +189,8 @@ def test_the_cache_of_layouts_is_bounded():
         across({"x": np.zeros(length)})
         assert encoded.layout.total
     assert len(layout._by_descriptors) <= layout._KEPT
+    large = {f"{'n' * 240}{number}": 1 for number in range(100)}
+    assert encode(large).layout not in layout._by_descriptors.values()
 
 
 def test_buffers_need_no_numpy():

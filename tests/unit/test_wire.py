@@ -13,6 +13,7 @@ import pytest
 from mer_worker import wire
 from mer_worker.dtypes import NESTED
 from mer_worker.layout import Descriptor, Layout, layout_of, place, read_head, segments_of, table, with_meta
+from mer_worker.tensors import encode
 from mer_worker.wire import HEADER, Decoder, Frame, FrameTooLarge, Kind, Limits, VersionMismatch, WireError
 
 PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
@@ -125,6 +126,19 @@ class TestCaps:
         with pytest.raises(FrameTooLarge, match="head"):
             received(header(head=wire.MAX_HEAD_BYTES + 1))
 
+    def test_a_head_past_the_receivers_own_cap_is_refused_even_if_all_of_it_came(self):
+        assert received(header(head=2) + b"{}", Decoder(Limits(head=2), preamble=False))
+        with pytest.raises(FrameTooLarge, match="head of 3"):
+            received(header(head=3) + b"{ }", Decoder(Limits(head=2), preamble=False))
+
+    def test_a_head_past_the_cap_is_not_sent(self):
+        assert wire.pack(Kind.LOAD, b"x" * wire.MAX_HEAD_BYTES)
+        with pytest.raises(FrameTooLarge, match="head"):
+            wire.pack(Kind.LOAD, b"x" * (wire.MAX_HEAD_BYTES + 1))
+        many = encode({f"{'n' * 245}{number:04}": 1 for number in range(wire.MAX_SEGMENTS)})
+        with pytest.raises(FrameTooLarge, match="head"):
+            many.message(Kind.INFER, 1)
+
     def test_a_body_at_the_cap_is_taken(self):
         (frame,) = received(header(body=1000) + bytes(1000), Decoder(Limits(body=1000), preamble=False))
         assert len(frame.body) == 1000
@@ -204,6 +218,10 @@ class TestCaps:
         b'{"tensors":[{"name":"x","dtype":"int64","shape":[9223372036854775807,9223372036854775807]}]}',
         b'{"tensors":[{"name":"\\ud800","dtype":"int8","shape":[]}]}',
         b'{"meta":[]}',
+        b'{"x":NaN}',
+        b'{"x":[-Infinity]}',
+        '{"x":1}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"x":1}',
         b"[" * 100_000,
     ],
 )

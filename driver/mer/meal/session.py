@@ -171,7 +171,8 @@ class Session:
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
-        self._say_dropped()
+        if self._log_dropped:
+            self._say_dropped()
         self._log_left = MAX_REQUEST_LOG_BYTES
         self._full = not self._stream.write(*message)
         try:
@@ -272,7 +273,8 @@ class Session:
 
     def ended(self, reason: str) -> None:
         """Fail whatever waits."""
-        self._say_dropped()
+        if self._log_dropped:
+            self._say_dropped()
         self._lose(WorkerLost(f"the worker {reason}{self._quoted()}"))
         if self._on_end is not None:
             self._on_end()
@@ -328,9 +330,8 @@ class Session:
             self._loop.call_soon(listener, stream, level, text)
 
     def _say_dropped(self) -> None:
-        if self._log_dropped:
-            self._tell(self.on_log, "stderr", "", f"… {self._log_dropped} bytes dropped\n".encode())
-            self._log_dropped = 0
+        self._tell(self.on_log, "stderr", "", f"… {self._log_dropped} bytes dropped\n".encode())
+        self._log_dropped = 0
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""
