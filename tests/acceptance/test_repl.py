@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -224,6 +225,28 @@ def test_a_signal_ends_a_one_shot_with_130(environment, number):
     _, err = child.communicate(timeout=20)
     assert (child.returncode, err.count("error:")) == (130, 1)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("source", ["@-", "@unfinished"])
+def test_a_signal_ends_a_one_shot_that_waits_for_its_input(environment, tmp_path, number, source):
+    os.mkfifo(tmp_path / "unfinished")
+    with (tmp_path / "unfinished").open("r+b", buffering=0) as unfinished:
+        unfinished.write(b"the beginning")
+        command = [*MER, "run", "echo", "--input", f"text={source}"]
+        child = subprocess.Popen(
+            command, stdin=unfinished, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        )
+        try:
+            deadline = time.monotonic() + 20
+            while select.select([unfinished], [], [], 0)[0]:  # it has not begun to read
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            child.send_signal(number)
+            _, err = child.communicate(timeout=10)
+        finally:
+            child.kill()
+    assert (child.returncode, err.count("error:"), "Fatal" in err) == (130, 1, False)
 
 
 def test_a_reader_that_goes_away_is_no_error(environment):

@@ -1,7 +1,11 @@
 """Inputs as they are typed: text, JSON and files, each told apart by its spec and its name."""
 
+import asyncio
 import io
 import json
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +188,31 @@ async def test_inputs_that_are_no_object_are_refused(tmp_path, together):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(InputInvalid):
         await read(ANY, together=together.format(tmp_path))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (3 << 20) + 1])
+async def test_bytes_of_any_size_come_whole_from_a_file_a_pipe_and_stdin(tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "content.bin").write_bytes(content)
+    os.mkfifo(tmp_path / "pipe.bin")
+    assert await read(ANY, f"x=@{tmp_path}/content.bin") == {"x": content}
+    writing = asyncio.create_task(asyncio.to_thread((tmp_path / "pipe.bin").write_bytes, content))
+    assert await read(ANY, f"x=@{tmp_path}/pipe.bin") == {"x": content}
+    await writing
+    assert await read(spec(("x", "bytes", ())), "x=@-", stdin=content) == {"x": content}
+
+
+@pytest.fixture
+def little_memory():
+    """A machine that has no 4 GiB to give."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (1 << 30), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.usefixtures("little_memory")
+async def test_reading_asks_for_no_more_memory_than_there_is_to_read(tmp_path):
+    (tmp_path / "small.bin").write_bytes(b"small")
+    assert await read(ANY, f"x=@{tmp_path}/small.bin") == {"x": b"small"}

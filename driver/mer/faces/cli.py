@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import click
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str], open_mer: OpenMer) 
     face = Face(
         console=console,
         access=Access(environ=environ, open_mer=open_mer),
-        stdin=sys.stdin.buffer if sys.stdin else None,
+        stdin=_unshared(sys.stdin),
         stdin_terminal=bool(sys.stdin) and sys.stdin.isatty(),
     )
     with told(face, argv) as ending:
@@ -91,6 +91,12 @@ def _run(awaited: Awaitable[int | None], face: Face) -> int:
     from mer.faces.one_shot import run_to_its_end  # asyncio: not needed by `--help`
 
     return run_to_its_end(awaited, face)
+
+
+def _unshared(stream: TextIO | None) -> BinaryIO | None:
+    """Return stdin with a buffer of its own: a thread that reads from it when the process ends holds that buffer's lock,
+    and the interpreter would abort over the lock of its own."""
+    return open(stream.fileno(), "rb", closefd=False) if stream else None
 
 
 def _writable(stream: TextIO | None) -> TextIO:

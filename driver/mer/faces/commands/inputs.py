@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mer.core.errors import InputInvalid, UsageError
 from mer.core.specs import TensorSpec, VersionSpec
+from mer.faces.detached import detached
 from mer_worker.dtypes import BYTES, STRING
 
 STDIN = "-"
 
 MAX_INPUT_BYTES = 4 << 30
 """Of a file or of stdin: it is held in memory whole, and whoever names a disk image by mistake should be told so."""
+
+CHUNK = 1 << 20
+"""Bytes asked for at first of what does not say how long it is; after that, as many as are there already."""
 
 COMMAND_INPUT = "text"
 """The name that the one text of a `command` model gets where its spec names none."""
@@ -26,7 +30,8 @@ async def read_inputs(
 ) -> dict[str, Any]:
     """Return the inputs by name: `together` (all of them, in one file), then each of `given`, then `text`.
 
-    Files and stdin are read in a thread: a slow disk must not hold up the heartbeats of this driver.
+    Files and stdin are read in a thread: a slow disk must not hold up the heartbeats of this driver, nor a pipe that
+    nobody writes to its end.
 
     Raises:
         UsageError: a text is no NAME=VALUE, or an input is given twice. InputInvalid: a file cannot be read as one.
@@ -34,7 +39,7 @@ async def read_inputs(
     values: dict[str, Any] = {}
     source = _Source(stdin)
     if together is not None:
-        values.update(await asyncio.to_thread(source.together, together))
+        values.update(await detached(source.together, together))
     named = [_named(pair) for pair in given]
     if text is not None:
         named.append((text_input(spec), text))
@@ -42,7 +47,7 @@ async def read_inputs(
     for name, value in named:
         if name in values:
             raise UsageError(f"the input {name!r} is given twice")
-        values[name] = await asyncio.to_thread(source.value, specs.get(name), name, value)
+        values[name] = await detached(source.value, specs.get(name), name, value)
     return values
 
 
@@ -131,10 +136,24 @@ def _read_file(path: str) -> bytes:
 
 
 def _bounded(file: BinaryIO, name: str) -> bytes:
-    content = file.read(MAX_INPUT_BYTES + 1)
-    if len(content) > MAX_INPUT_BYTES:
-        raise InputInvalid(f"{name} has more than {MAX_INPUT_BYTES} bytes")
-    return content
+    parts: list[bytes] = []
+    size, asked = 0, _length(file) + 1
+    # never the bound itself at once: a reader allocates what it is asked for, and a small machine has not that much
+    while part := file.read(min(asked, MAX_INPUT_BYTES + 1 - size)):
+        parts.append(part)
+        size += len(part)
+        asked = max(CHUNK, size)
+        if size > MAX_INPUT_BYTES:
+            raise InputInvalid(f"{name} has more than {MAX_INPUT_BYTES} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _length(file: BinaryIO) -> int:
+    """Return how long the file says it is; a pipe and a device say 0."""
+    try:
+        return min(os.fstat(file.fileno()).st_size, MAX_INPUT_BYTES)
+    except OSError:
+        return 0  # stdin without a descriptor
 
 
 def _text(content: bytes, name: str) -> str:

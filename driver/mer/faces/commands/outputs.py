@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mer.core.errors import ContentUnwritable, UsageError
+from mer.faces.detached import detached
 from mer.faces.render.console import Console
 from mer.faces.render.files import written
 from mer.faces.render.values import described
@@ -61,7 +62,7 @@ async def save(
         if file == STDOUT:
             console.raw(content)
             continue
-        await asyncio.to_thread(_write, Path(file), content)
+        await detached(_write, Path(file), content)
         if not console.json:
             console.note(f"wrote {name} to {file}")
     return {name: value for name, value in outputs.items() if name not in files}
