@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.places import MAX_SOCKET_PATH, SOCKET_NAME, places
+from mer.dal.postgres.postmaster import accepts
 from tests.support.postgres import PostgresServer, state_folder
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,17 @@ START = """
 import pathlib, sys
 from mer.dal.postgres.embedded import EmbeddedPostgres
 EmbeddedPostgres(pathlib.Path(sys.argv[1])).ensure_running()
+"""
+UNREADABLE = """
+import pathlib, sys
+from mer.core.errors import MerError
+from mer.dal.postgres.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(pathlib.Path(sys.argv[1]))
+for ask in (server.ensure_running, server.status, server.driver, server.stop):
+    try:
+        ask()
+    except MerError as error:
+        print(type(error).__name__)
 """
 
 
@@ -52,7 +65,10 @@ def kill(folder: Path) -> int:
     assert pid
     os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + GONE_SECONDS
-    while EmbeddedPostgres(folder).status().pid is not None and time.monotonic() < until:
+    # a process that is killed loses its memory, and so its command line, a moment before its socket
+    while (
+        EmbeddedPostgres(folder).status().pid or accepts(folder / "postgres" / "socket")
+    ) and time.monotonic() < until:
         time.sleep(0.01)
     return pid
 
@@ -143,6 +159,26 @@ def test_a_pid_file_that_names_another_process_does_not_keep_it_down(folder: Pat
             assert answers(EmbeddedPostgres(folder).ensure_running()) == DRIVER
         finally:
             other.kill()
+
+
+@pytest.mark.parametrize("written", ["", "{other}\n/elsewhere\n1\n"])
+def test_a_pid_file_that_was_cut_off_does_not_keep_it_down(folder: Path, written: str) -> None:
+    kill(folder)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            (folder / "postgres" / "data" / "postmaster.pid").write_text(written.format(other=other.pid))
+            assert answers(EmbeddedPostgres(folder).ensure_running()) == DRIVER
+        finally:
+            other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs a root without its powers")
+def test_a_user_who_may_not_read_the_servers_files_is_told_so(folder: Path) -> None:
+    command = ["unshare", "-Ur", sys.executable, "-c", UNREADABLE, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    if "unshare failed" in done.stderr:
+        pytest.skip("this machine has no user namespaces")
+    assert done.stdout.split() == ["DatabaseUnreachable"] * 4, done.stderr
 
 
 def test_stopping_and_starting_keeps_what_is_in_it(folder: Path) -> None:

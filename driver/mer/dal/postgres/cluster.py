@@ -116,12 +116,18 @@ def make(at: Places, account: Account, programs: Path, *, lock: int) -> None:
     finally:
         passed.unlink()
     account.run(
-        [programs / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=true", "postgres"],
+        [
+            *(programs / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=true"),
+            *("-c", "log_min_error_statement=panic"),  # what a statement fails with is shown; here each has a password
+            "postgres",
+        ],
         text=_roles(passwords),
         seconds=INITDB_SECONDS,
         holding=lock,
     )
     fresh.rename(at.data)
+    for folder in (at.passwords, at.home):  # what the server syncs is all within; without these names it is lost
+        _sync(folder)
 
 
 def write_configuration(at: Places) -> None:
@@ -168,6 +174,14 @@ def _write_private(path: Path, text: str, *, owner: int) -> None:
         file.write(text)
         file.flush()
         os.fsync(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ docs/decisions/01-own-initdb.md says why.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -19,7 +20,7 @@ from mer.dal.postgres import cluster, postmaster
 from mer.dal.postgres.account import Account, check_passage, server_account
 from mer.dal.postgres.binaries import programs_for
 from mer.dal.postgres.connection_settings import STATEMENT_SECONDS, ConnectionSettings
-from mer.dal.postgres.places import SOCKET_NAME, make_folders, make_home, places
+from mer.dal.postgres.places import SOCKET_NAME, Places, make_folders, make_home, places
 from mer.folders import PRIVATE, TRAVERSABLE, check_folder
 
 LOCK_SECONDS = 180.0
@@ -58,10 +59,11 @@ class EmbeddedPostgres:
             ConfigurationError: its place or its version cannot be used.
             DatabaseUnreachable: it does not come up.
         """
-        if not self._runs():
-            with self._locked() as lock:
-                if not self._runs():
-                    self._start(server_account(), lock)
+        with _told(self._places):
+            if not self._runs():
+                with self._locked() as lock:
+                    if not self._runs():
+                        self._start(server_account(), lock)
         return self._login(cluster.DRIVER, statement_seconds)
 
     def driver(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
@@ -82,22 +84,24 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server, cutting off who is connected; stopping what does not run is no fault."""
-        if self._places.data.exists():
-            with self._locked():
-                account = server_account()
-                postmaster.stop(self._places, account, programs_for(account, self._places.home))
+        with _told(self._places):
+            if self._places.data.exists():
+                with self._locked():
+                    account = server_account()
+                    postmaster.stop(self._places, account, programs_for(account, self._places.home))
 
     def status(self) -> Status:
-        """Say whether it runs, as which process and where."""
-        found = postmaster.living(self._places)
-        socket = found.socket if found else self._places.socket
-        return Status(
-            running=found is not None and postmaster.accepts(socket),
-            pid=found.pid if found else None,
-            data=self._places.data,
-            socket=socket,
-            log=self._places.log,
-        )
+        """Say whether it runs, as which process and where. Raises: DatabaseUnreachable (its folders cannot be read)."""
+        with _told(self._places):
+            found = postmaster.living(self._places)
+            socket = found.socket if found else self._places.socket
+            return Status(
+                running=found is not None and postmaster.accepts(socket),
+                pid=found.pid if found else None,
+                data=self._places.data,
+                socket=socket,
+                log=self._places.log,
+            )
 
     def _runs(self) -> bool:
         return self._safe() and postmaster.accepts(self._socket())
@@ -138,13 +142,15 @@ class EmbeddedPostgres:
         postmaster.start(at, account, programs)
 
     def _login(self, role: str, statement_seconds: float) -> ConnectionSettings:
-        password = cluster.read_password(self._places, role)
+        with _told(self._places):
+            password = cluster.read_password(self._places, role)
+            socket = self._socket()
         if password is None:
             raise DatabaseUnreachable("the embedded PostgreSQL was not made yet")
         return ConnectionSettings(
             shown="postgresql (embedded)",
             parameters={
-                "host": str(self._socket()),
+                "host": str(socket),
                 "port": "5432",
                 "dbname": self._database,
                 "user": role,
@@ -175,3 +181,16 @@ class EmbeddedPostgres:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _told(at: Places) -> Iterator[None]:
+    """Translate what the system says of the server's files: a full disk, or a user who may not read them."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DatabaseUnreachable(
+            f"the embedded PostgreSQL cannot be used: {error.filename or at.home}: {error.strerror or error}",
+            hint="The disk is full." if full else f"{at.home} is for the user who made it.",
+        ) from error

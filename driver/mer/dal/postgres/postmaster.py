@@ -34,6 +34,9 @@ LOG_BYTES = 10 * 2**20
 
 PAUSE_SECONDS = 0.05
 
+HALF_WRITTEN_SECONDS = 1.0
+"""How old a pid file without a pid must be: a server writes it in microseconds, and PostgreSQL starts beside none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PidFile:
@@ -135,17 +138,29 @@ def _start_command(at: Places, programs: Path) -> list[str | Path]:
 
 
 def _forget_the_dead(at: Places) -> None:
-    found = PidFile.read(at.data)
-    if found and not _serves(found.pid, at.data):
-        # PostgreSQL checks its shared memory besides, so that children of the dead one still keep a second server out
-        (at.data / "postmaster.pid").unlink(missing_ok=True)
+    # PostgreSQL checks its shared memory besides, so that children of the dead one still keep a second server out
+    file = at.data / "postmaster.pid"
+    pid = _first_number(file)
+    if pid is None and file.exists():
+        # a crash or a full disk came between its making and its first line; whoever makes it now writes that at once
+        time.sleep(HALF_WRITTEN_SECONDS)
+        pid = _first_number(file)
+    if pid is None or not _serves(pid, at.data):
+        file.unlink(missing_ok=True)
+
+
+def _first_number(file: Path) -> int | None:
+    try:
+        return int(file.read_text(errors="replace").partition("\n")[0])
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _serves(pid: int, data: Path) -> bool:
     """Tell whether that process is the server of that cluster; a zombie has no command line any more."""
     try:
         return os.fsencode(data) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: it ended between the opening and the reading
         return not Path("/proc/self/cmdline").exists()  # without a /proc nobody can tell: PostgreSQL decides
 
 
