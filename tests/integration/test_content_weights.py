@@ -201,6 +201,17 @@ def test_an_archive_that_unpacks_to_more_than_its_shape_stops_there(store: Conte
     assert stored_bytes(store) == 0
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_of_which_a_little_cannot_be_unpacked_alone_is_refused(
+    store: ContentStore, tmp_path: Path, method: int
+):
+    np.save(tmp_path / "a.npy", np.zeros(4))
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", method) as archive:
+        archive.write(tmp_path / "a.npy", "a.npy")
+    with pytest.raises(WeightsInvalid, match="another method"):
+        store.add_weights(tmp_path / "w.npz")
+
+
 def test_a_name_that_stands_in_two_files_of_a_folder_is_refused(store: ContentStore, tmp_path: Path):
     for name in ("1.safetensors", "2.safetensors"):
         save_file({"a": np.zeros(1)}, tmp_path / name)

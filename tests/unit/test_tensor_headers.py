@@ -86,6 +86,7 @@ def test_a_npy_header_is_read():
         b"{'descr': '<f4', 'fortran_order': False}",
         b"{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os').getcwd()}",
         b"(" * 60_000,
+        b"{[]: 1}",
         b"",
     ],
 )

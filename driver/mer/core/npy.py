@@ -54,7 +54,7 @@ def parse_header(header: bytes, where: str) -> tuple[str, tuple[int, ...]]:
 
     try:
         row = ast.literal_eval(header.decode("latin-1").strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:  # TypeError: {[]: 1}
         raise WeightsInvalid(f"{where}: the header cannot be read") from error
     match row:
         case {"descr": str(code), "fortran_order": bool(fortran), "shape": tuple(shape)} if code in DTYPES:
