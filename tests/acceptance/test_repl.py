@@ -152,6 +152,12 @@ def test_help_lists_the_commands_and_explains_one(repl):
     assert "No such command" in enter(repl, "help nonsense")
 
 
+@pytest.mark.parametrize("asked", ["mer --help", "--help", "-h"])
+def test_the_hint_of_a_mistake_can_be_followed(repl, asked):
+    assert "mer --help says" in enter(repl, "nonsense")
+    assert "Run a model and show" in enter(repl, asked)
+
+
 def test_the_history_is_kept_for_its_owner_alone(repl, state):
     enter(repl, "version")
     enter(repl, " run echo secret")
@@ -249,17 +255,17 @@ def test_a_signal_ends_a_one_shot_that_waits_for_its_input(environment, tmp_path
     assert (child.returncode, err.count("error:"), "Fatal" in err) == (130, 1, False)
 
 
-def test_a_reader_that_goes_away_is_no_error(environment):
-    command = " ".join([*MER, "log", "export"]) + " | true; exit ${PIPESTATUS[0]}"
+@pytest.mark.parametrize("words", [["log", "export"], ["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(environment, words):
+    command = " ".join([*MER, *words]) + " | true; exit ${PIPESTATUS[0]}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_output_that_cannot_be_written_is_an_error(environment):
+@pytest.mark.parametrize("words", [["version"], ["--help"], ["model", "--help"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_an_error(environment, words):
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [*MER, "version"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-        )
+        done = subprocess.run([*MER, *words], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 74
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
@@ -272,6 +278,11 @@ def test_an_output_that_was_closed_is_no_error(environment):
 def test_an_error_keeps_its_code_though_nobody_reads(environment):
     command = " ".join([*MER, "run", "nope"]) + " 2>&1 | true; exit ${PIPESTATUS[0]}"
     assert subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT).returncode == 66
+
+
+def test_an_error_keeps_its_code_though_it_cannot_be_written(environment):
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([*MER, "run", "nope"], stderr=full, env=environment, cwd=ROOT).returncode == 66
 
 
 def test_a_terminal_without_umlauts_is_no_error(environment):

@@ -33,10 +33,10 @@ def told(face: Face, words: Sequence[str]) -> Iterator[Ending]:
     console = face.console
     try:
         try:
-            yield ending
-            console.flush()
-        except click.exceptions.Exit as error:
-            ending.code = error.exit_code
+            try:
+                yield ending
+            except click.exceptions.Exit as error:
+                ending.code = error.exit_code
             console.flush()
         except click.ClickException as error:
             # the options after the word that was not understood have not been looked at yet

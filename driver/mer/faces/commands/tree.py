@@ -50,7 +50,23 @@ OLD_NAMES: Mapping[str, tuple[str, ...]] = {
 """The commands of the system that MER continues, so that its users and their scripts find their way."""
 
 
-class Root(click.Group):
+class Helpful(click.Command):
+    """A command whose help goes where its results go: click's own way out takes a reader that has gone for a fault."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback, option.help = _show_help, "Show this help."
+        return option
+
+
+def _show_help(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        ctx.obj.console.result(ctx.get_help())
+        ctx.exit()
+
+
+class Root(Helpful, click.Group):
     """A group whose commands are imported when they are used."""
 
     def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
@@ -82,7 +98,7 @@ class Root(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
 
-class Verb(click.Command):
+class Verb(Helpful):
     """A command that does something. It takes the options that every command takes, so that their place never matters."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -91,7 +107,7 @@ class Verb(click.Command):
         self.params.extend(output_options(shown=("--json",)))
 
 
-class Noun(click.Group):
+class Noun(Helpful, click.Group):
     """The commands of one noun."""
 
     command_class = Verb

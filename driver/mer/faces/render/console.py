@@ -172,16 +172,21 @@ class Console:
 
     def finish(self) -> None:
         """Put everything out, or let it go: what the interpreter cannot flush at its end would change the exit code."""
-        try:
-            self.flush()
-        except (OutputClosed, MerError):
-            self.discard()
+        for stream in (self.stdout, self.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                self._discard(stream)
 
     def discard(self) -> None:
-        """Let what is still to be written to a closed pipe go nowhere, so that the interpreter's own flush is quiet."""
+        """Let what is still to be written to a closed stdout go nowhere, so that the interpreter's own flush is quiet."""
+        self._discard(self.stdout)
+
+    @staticmethod
+    def _discard(stream: TextIO) -> None:
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stdout.fileno())
+            os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
 
     def _write(self, stream: TextIO, text: str) -> None:

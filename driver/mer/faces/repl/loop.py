@@ -30,7 +30,6 @@ def tree() -> Root:
         entries={**ENTRIES, **REPL_ENTRIES},
         help=HELP,
         context_settings=CONTEXT_SETTINGS,
-        add_help_option=False,
     )
 
 
