@@ -185,6 +185,17 @@ async def test_exit_ends_it_by_itself(tmp_path):
     assert (tmp_path / "package" / "ended").exists()
 
 
+async def test_one_that_prints_without_end_instead_of_reading_is_bounded(tmp_path):
+    source = """
+        say("@!#READY#!@")
+        while True:
+            os.write(1, b"x" * 65535 + b"\\n")
+    """
+    async with program(tmp_path, source) as session:
+        with pytest.raises(ModelFailed, match="67108864 bytes"):
+            await ask(session, "x" * 1_000_000, deadline=soon(10))
+
+
 async def test_a_reply_without_end_is_bounded(tmp_path):
     source = """
         say("@!#READY#!@")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mer.core.errors import Busy, ModelFailed, WorkerLost
+from mer.core.errors import Busy, DeadlineExceeded, ModelFailed, WorkerLost
 from mer.core.specs import Command, VersionSpec
 from mer.meal.local import LocalHost
 from mer.meal.pool import Pool, WorkerPlan
@@ -213,6 +213,17 @@ async def test_closing_fails_who_runs_and_who_waits(tmp_path, host, pools):
     assert all(isinstance(result, WorkerLost) for result in results)
     with pytest.raises(WorkerLost, match="closed"):
         await pid_of(pool, host, plan)
+
+
+async def test_a_worker_that_never_says_hello_is_given_up_when_the_time_to_load_is_over(tmp_path, pools):
+    mute = tmp_path / "mute"
+    mute.write_text("#!/bin/sh\nexec sleep 600\n")
+    mute.chmod(0o700)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", WHO, load_seconds=0.5)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="said nothing"):
+        await pid_of(pool, local_host(tmp_path, python=mute), plan)
+    assert time.monotonic() - began < 3
 
 
 async def test_closing_in_the_middle_of_a_start_leaves_no_worker(tmp_path, host, pools):

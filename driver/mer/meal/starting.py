@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from mer.core.errors import MerError, WorkerLost
+from mer.core.errors import DeadlineExceeded, MerError, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
-from mer.meal.session import Session
+from mer.meal.session import HELLO_SECONDS, Session
 
 MOST_STARTS = 3
 """A worker that dies this often while loading is reported: the next try would die as well."""
@@ -38,7 +38,8 @@ async def start_once(
     except BaseException:
         await asyncio.shield(host.kill(launch))
         raise
-    session = await Session.start(stream, arrays=arrays, on_log=on_log)
+    left = max(0.0, deadline - asyncio.get_running_loop().time())
+    session = await Session.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
     try:
         await session.load(plan.fields(), deadline=deadline, on_log=on_log)
     except BaseException:
@@ -52,9 +53,11 @@ async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: 
 
     Raises:
         WorkerLost: it died MOST_STARTS times.
+        DeadlineExceeded: it was not loaded by then.
         MerError: whatever else keeps it from loading; that is not tried again.
     """
-    deadline = asyncio.get_running_loop().time() + plan.load_seconds
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + plan.load_seconds
     last: MerError | None = None
     for failures in range(MOST_STARTS):
         await asyncio.sleep(delay(failures))
@@ -62,6 +65,10 @@ async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: 
             return await start_once(host, plan, deadline=deadline, arrays=arrays, on_log=on_log)
         except WorkerLost as error:
             last = error
+        if loop.time() >= deadline:
+            raise DeadlineExceeded(
+                f"the worker of {plan.key} was not loaded within {plan.load_seconds:g} s: {last.message}"
+            ) from last
     assert last is not None
     raise WorkerLost(
         f"the worker of {plan.key} died {MOST_STARTS} times while loading; the last time {last.message}"

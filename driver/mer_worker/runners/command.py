@@ -50,7 +50,8 @@ class CommandRunner:
             raise Failure("load", "no-program", f"{argv[0]} cannot be started: {error}") from error
         assert self._program.stdin is not None
         assert self._program.stdout is not None
-        self._to, self._from = self._program.stdin.fileno(), self._program.stdout.fileno()
+        self._input = self._program.stdin
+        self._to, self._from = self._input.fileno(), self._program.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
 
@@ -97,7 +98,7 @@ class CommandRunner:
             return
         try:
             os.write(self._to, f"{self._tokens['exit']}\n".encode())
-            os.close(self._to)
+            self._input.close()
             self._program.wait(_EXIT_SECONDS)
         except (OSError, subprocess.TimeoutExpired):
             self._program.kill()
@@ -142,9 +143,9 @@ class CommandRunner:
                 del self._received[: end + 1]
                 return line.rstrip(b"\r").decode("utf-8", "replace")
             looked = len(self._received)
-            if looked > MAX_REPLY_BYTES:
-                raise Failure("output", "output-invalid", f"a line of more than {MAX_REPLY_BYTES} bytes")
-            select.select([self._from], [], [])
+            poll = select.poll()  # not select: that takes no descriptor past 1023
+            poll.register(self._from, select.POLLIN)
+            poll.poll()
             self._read()
 
     def _read(self) -> None:
@@ -155,6 +156,8 @@ class CommandRunner:
         if not part:
             raise self._gone()
         self._received += part
+        if len(self._received) > MAX_REPLY_BYTES + RECEIVE_BYTES:  # beside the text: its tokens and ends of lines
+            raise Failure("output", "output-invalid", f"more than {MAX_REPLY_BYTES} bytes at once")
 
     def _gone(self) -> Failure:
         self.ended = True
@@ -195,7 +198,6 @@ def load(fields: Mapping[str, Any]) -> CommandRunner:
     try:
         runner.wait_ready()
     except BaseException:
-        runner.ended = True
         sys.stdout.flush()
         runner._program.kill()
         runner._program.wait()
