@@ -154,6 +154,6 @@ async def test_a_driver_that_is_asked_to_stop_puts_its_run_on_record_as_cancelle
     before = await head(kills)
     with driver_that_runs(kills) as living:
         assert kills.json("driver", "list")["items"][0]["lease"]["pid"] == living.pid
-        assert "1 drivers ended" in kills.mer("driver", "stop").stdout
+        assert "1 driver ended" in kills.mer("driver", "stop").stdout
         assert living.wait(30) == 130
     assert await outcomes_since(kills, before) == ["slow: cancelled"]

@@ -270,6 +270,19 @@ def test_output_that_cannot_be_written_is_an_error(environment, words):
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
+def test_a_remark_follows_what_it_remarks_on(environment):
+    script = "server register a --address a\nserver register b --address b\nserver list --limit 1\n"
+    done = subprocess.run(
+        [*MER, "-a"],
+        input=script.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.stdout.decode().splitlines()[-1].startswith("there are more:")
+
+
 def test_an_output_that_was_closed_is_no_error(environment):
     command = " ".join([*MER, "run", "echo", "hello"]) + " >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT).returncode == 0

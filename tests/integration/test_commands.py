@@ -196,13 +196,28 @@ async def test_weights_are_registered_used_and_retired(models, tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"w": np.arange(3.0)}, tmp_path / "w.safetensors")
-    assert "1 tensors" in (await models.type(f"-a weights register w {tmp_path}/w.safetensors")).out
+    typed = await models.type(f"-a weights register w {tmp_path}/w.safetensors")
+    assert typed.out == "registered weights w:1 (1 tensor, 24 bytes)\n"
     used = await models.type("-a weights use shout w:1")
     assert used.out == "registered shout:2 with the weights w:1\n"
     assert "mer model alias" in used.err
     assert (await as_json(models, "weights show w"))["versions"]["items"][0]["tensors"] == 1
     assert (await models.type("-a weights retire w --yes")).code == 0
     assert (await models.type("weights list")).out == ""
+
+
+async def test_what_was_read_of_the_store_has_its_units(models):
+    assert (await models.type("store verify")).out.endswith(" bytes\n")
+
+
+@pytest.mark.parametrize(("columns", "shown"), [("80", False), ("120", True)])
+async def test_an_invocation_is_listed_whole_or_not_at_all(models, columns, shown):
+    models.terminal = True
+    models.environ["COLUMNS"] = columns
+    await models.type("run shout hello")
+    invocation = (await as_json(models, "log list --kind finished"))["items"][0]["record"]["invocation"]
+    listed = (await models.type("log list")).out
+    assert (invocation in listed, "…" in listed) == (shown, False)
 
 
 async def test_the_store_is_read_again_and_tells_what_is_wrong(models, tmp_path):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mer.core.errors import Busy, ConfigurationError
-from mer.faces.commands.driver import GRACE_SECONDS
+from mer.faces.commands.driver import grace as grace_option
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.table import details
+from mer.faces.render.text import counted
 
 if TYPE_CHECKING:
     from mer.dal.postgres.embedded import EmbeddedPostgres, Status
@@ -34,13 +35,13 @@ async def status(face: Face) -> None:
     else:
         found = await asyncio.to_thread(_embedded(face).status)
         told = {"database": "postgresql (embedded)", **_document(found)}
-    texts = {name: str(value) for name, value in told.items() if value is not None}
+    texts = {name: _text(value) for name, value in told.items() if value is not None}
     face.show(told, lambda: details(face.console, texts))
 
 
 @command.command()
 @click.option("--drivers", is_flag=True, help="Ask your running drivers to finish before that.")
-@click.option("--grace", type=click.FloatRange(0, 3600), default=GRACE_SECONDS, metavar="SECONDS", show_default=True)
+@grace_option
 @click.pass_obj
 async def stop(face: Face, drivers: bool, grace: float) -> None:
     """Stop the embedded database; it starts by itself when it is needed again."""
@@ -63,7 +64,7 @@ async def stop(face: Face, drivers: bool, grace: float) -> None:
     words = "stopped the embedded database" if running else "no embedded database was running"
     face.show(
         {"drivers": ended, "stopped": running},
-        lambda: (f"{len(ended)} drivers ended; " if ended else "") + words + "\n",
+        lambda: (f"{counted(len(ended), 'driver')} ended; " if ended else "") + words + "\n",
     )
 
 
@@ -71,6 +72,10 @@ def _embedded(face: Face) -> EmbeddedPostgres:
     from mer.dal.postgres.embedded import EmbeddedPostgres
 
     return EmbeddedPostgres(face.access.settings.state_folder, face.access.settings.socket_folder)
+
+
+def _text(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _document(found: Status) -> dict[str, Any]:

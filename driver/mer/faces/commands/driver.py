@@ -10,6 +10,7 @@ from mer.core.errors import Busy
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.table import Column
+from mer.faces.render.text import counted
 
 if TYPE_CHECKING:
     from mer.execution.drivers import Driver
@@ -25,6 +26,16 @@ COLUMNS = (
 
 GRACE_SECONDS = 20.0
 """For a driver that was asked to finish: it ends its workers (a few seconds each) and records what it was at."""
+
+
+grace = click.option(
+    "--grace",
+    type=click.FloatRange(0, 3600),
+    default=GRACE_SECONDS,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long to wait for them.",
+)
 
 
 @click.group(cls=Noun, help=ENTRIES["driver"].help)
@@ -57,14 +68,14 @@ async def list_drivers(face: Face) -> None:
 
 
 @command.command()
-@click.option("--grace", type=click.FloatRange(0, 3600), default=GRACE_SECONDS, metavar="SECONDS", show_default=True)
+@grace
 @click.pass_obj
 async def stop(face: Face, grace: float) -> None:
     """Ask your own drivers on this machine to finish, and wait for them. What they run is recorded as cancelled."""
     ended, remaining = await (await face.mer()).drivers.stop(grace_seconds=grace)
     face.show(
         {"ended": [_document(driver) for driver in ended], "remaining": [_document(driver) for driver in remaining]},
-        lambda: f"{len(ended)} drivers ended\n",
+        lambda: f"{counted(len(ended), 'driver')} ended\n",
     )
     if remaining:
         pids = ", ".join(str(driver.lease.pid) for driver in remaining)

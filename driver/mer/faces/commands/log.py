@@ -21,7 +21,7 @@ from mer.faces.render.files import written
 from mer.faces.render.listing import show_page
 from mer.faces.render.progress import Progress
 from mer.faces.render.table import Column, details
-from mer.faces.render.text import visible
+from mer.faces.render.text import counted, visible
 
 if TYPE_CHECKING:
     from mer.audit.log import Verification
@@ -34,7 +34,7 @@ COLUMNS = (
     Column("server"),
     Column("outcome", whole=True),
     Column("actor"),
-    Column("invocation", spare=True),
+    Column("invocation", whole=True, spare=True),
 )
 
 
@@ -115,7 +115,9 @@ async def verify(face: Face, file: Path | None, since: str | None) -> None:
             found = await log.verify(since=checkpoint, progress=progress)
     face.show(_verification(found), lambda: _verification_text(face, found))
     if not found.sound:
-        raise LogNotVerified(f"{len(found.faults)} faults in {found.records} records", hint="mer log show SEQ")
+        raise LogNotVerified(
+            f"{counted(len(found.faults), 'fault')} in {counted(found.records, 'record')}", hint="mer log show SEQ"
+        )
 
 
 @command.command()
@@ -143,7 +145,7 @@ async def export(face: Face, file: Path | None, after: int) -> None:
         async for lines in log.export(after=after):
             out.write(lines.encode())
             count += lines.count("\n")
-    face.show({"file": file, "records": count}, lambda: f"wrote {count} records to {visible(str(file))}\n")
+    face.show({"file": file, "records": count}, lambda: f"wrote {counted(count, 'record')} to {visible(str(file))}\n")
 
 
 def _body(record: AccessRecord) -> dict[str, Any]:
@@ -212,5 +214,5 @@ def _verification_text(face: Face, found: Verification) -> str:
     if found.first > 1:
         face.console.note(f"this begins with record {found.first}: what stood before it is not proven here")
     if found.sound:
-        lines.append(f"sound: {found.records} records, head {found.head.seq} {found.head.digest}\n")
+        lines.append(f"sound: {counted(found.records, 'record')}, head {found.head.seq} {found.head.digest}\n")
     return "".join(lines)

@@ -8,6 +8,7 @@ from mer.core.errors import DigestMismatch
 from mer.faces.commands.options import yes
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
+from mer.faces.render.text import counted
 
 
 @click.group(cls=Noun, help=ENTRIES["store"].help)
@@ -21,7 +22,10 @@ async def verify(face: Face) -> None:
     """Read everything in the content store again, and tell what is missing or wrong."""
     report = await (await face.mer()).verify_content()
     console = face.console
-    read = f"{report.packages} packages, {report.weights} weights, {report.files} files, {console.size(report.size)}"
+    read = (
+        f"{counted(report.packages, 'package')}, {report.weights} weights, "
+        f"{counted(report.files, 'file')}, {console.size(report.size)}"
+    )
     face.show(report, lambda: "".join(f"{fault}\n" for fault in map(_visible, report.faults)) + f"read {read}\n")
     if report.fault_count:
         raise DigestMismatch(f"{report.fault_count} things in the content store are not as they should be")
@@ -38,7 +42,8 @@ async def gc(face: Face, yes: bool) -> None:
     face.show(
         collected,
         lambda: (
-            f"removed {collected.packages} packages, {collected.weights} weights, {collected.blobs} files, {size}\n"
+            f"removed {counted(collected.packages, 'package')}, {collected.weights} weights, "
+            f"{counted(collected.blobs, 'file')}, {size}\n"
         ),
     )
 

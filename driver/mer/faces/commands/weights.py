@@ -12,6 +12,7 @@ from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.listing import show_page
 from mer.faces.render.table import Column, details
+from mer.faces.render.text import counted
 
 COLUMNS = (Column("name", whole=True), Column("description"), Column("labels"), Column("registered", whole=True))
 
@@ -73,7 +74,7 @@ async def show(face: Face, name: str, limit: int, after: str | None) -> None:
         return (
             str(version.number),
             str(version.tensors),
-            console.size(version.size),
+            console.size_in_column(version.size),
             console.time(version.created_at),
             version.digest,
         )
@@ -94,10 +95,12 @@ async def register(face: Face, name: str, file: Path, description: str | None, l
     )
     face.access.changed()
     version, console = registered.version, face.console
-    came = "registered" if registered.created else "registered already:"
+    came = "registered weights" if registered.created else "registered already: weights"
     face.show(
         registered,
-        lambda: f"{came} {name}:{version.number} ({version.tensors} tensors, {console.size(version.size)})\n",
+        lambda: (
+            f"{came} {name}:{version.number} ({counted(version.tensors, 'tensor')}, {console.size(version.size)})\n"
+        ),
     )
 
 

@@ -91,7 +91,9 @@ class Console:
         self._write(self.stdout, encode(value) + "\n")
 
     def note(self, text: str) -> None:
-        """Write a remark to stderr: what came of it, how to get the next page."""
+        """Write a remark to stderr: what came of it, how to get the next page. It follows what it remarks on."""
+        with self._translated(self.stdout):
+            self.stdout.flush()
         self._write(self.stderr, visible(text, lines=True) + "\n")
 
     def warn(self, text: str) -> None:
@@ -155,7 +157,13 @@ class Console:
         return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
     def size(self, count: int) -> str:
-        """Return a number of bytes: rounded on a terminal, exact otherwise."""
+        """Return a number of bytes for a sentence: rounded on a terminal, exact otherwise."""
+        if not self.terminal:
+            return f"{count} byte{'' if count == 1 else 's'}"
+        return self.size_in_column(count)
+
+    def size_in_column(self, count: int) -> str:
+        """Return a number of bytes for a table: with a unit on a terminal, a bare number otherwise."""
         if not self.terminal:
             return str(count)
         amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]

@@ -33,6 +33,11 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count of things in words: `1 model`, `2 models`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def cells(text: str) -> int:
     """Return how many cells of a terminal `text` takes."""
     return len(text) if text.isascii() else sum(map(_cells, text))
