@@ -17,12 +17,15 @@ import psycopg
 import pytest
 
 from mer.core.errors import ConfigurationError, DatabaseUnreachable, FolderUnsafe
+from mer.dal.base import SCHEMA
 from mer.dal.postgres.cluster import DRIVER, OWNER
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.places import MAX_SOCKET_PATH, SOCKET_NAME, places
 from mer.dal.postgres.postmaster import accepts
+from mer.dal.postgres.store import PostgresStore
+from mer_migrations.postgres import runner
 from tests.support.postgres import PostgresServer, state_folder
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +132,20 @@ def test_variables_of_the_users_own_postgres_do_not_lead_elsewhere(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert answers(EmbeddedPostgres(folder).driver()) == DRIVER
+
+
+async def test_a_service_of_the_users_own_postgres_that_nobody_defined_is_no_obstacle(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = postgres_server.wiped()
+    monkeypatch.setenv("PGSERVICE", "nonsense")
+    store = PostgresStore(server.driver())
+    await store.open()
+    async with store.transaction() as inside:
+        assert (await inside.models.page()).items == ()
+    await store.close()
+    assert runner.current(server.owner()) == SCHEMA
+    assert os.environ["PGSERVICE"] == "nonsense"
 
 
 def test_starting_what_runs_starts_no_process(folder: Path) -> None:

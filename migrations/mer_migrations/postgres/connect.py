@@ -12,6 +12,7 @@ import psycopg
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.errors import StillStarting, translate, translate_connecting
+from mer.dal.postgres.service import no_service
 
 LOCK_SECONDS = 60
 """How long to wait while another program migrates, and for tables that others use."""
@@ -45,7 +46,8 @@ def _connect(login: ConnectionSettings) -> Connection:
     session = {"lock_timeout": f"{LOCK_SECONDS}s", "timezone": "UTC"}
     while True:
         try:
-            return psycopg.connect(conninfo(login, **session), autocommit=True)
+            with no_service(hermetic=login.hermetic):
+                return psycopg.connect(conninfo(login, **session), autocommit=True)
         except psycopg.OperationalError as error:
             translated = translate_connecting(error, login.shown)
             if not isinstance(translated, StillStarting) or time.monotonic() > until:

@@ -9,16 +9,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
+from psycopg.rows import TupleRow, dict_row
 
 from mer.core.errors import Busy, DatabaseUnreachable, MerError
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import CONNECT_SECONDS, conninfo
 from mer.dal.postgres.errors import ConnectionLost, Meanings, StillStarting, translate_connecting
+from mer.dal.postgres.service import no_service
 from mer.dal.postgres.session import GRACE_SECONDS, Connection, RowFactory, hang_up, run
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Connections:
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._pool_making = asyncio.Lock()
         self._suspect = False
+        self._connection_class = _HermeticConnection if settings.hermetic else psycopg.AsyncConnection[TupleRow]
 
     @property
     def in_transaction(self) -> bool:
@@ -192,12 +194,11 @@ class Connections:
     async def _connect_once(self) -> Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS + GRACE_SECONDS):
-                connection = await psycopg.AsyncConnection.connect(self._conninfo(), autocommit=True)
+                return await self._connection_class.connect(self._conninfo(), autocommit=True)
         except psycopg.OperationalError as error:
             raise translate_connecting(error, self.settings.shown) from error
         except TimeoutError as error:
             raise DatabaseUnreachable(f"{self.settings.shown} took no connection within {CONNECT_SECONDS} s") from error
-        return connection
 
     def _conninfo(self) -> str:
         milliseconds = max(1, round(self.settings.statement_seconds * 1000))
@@ -223,6 +224,7 @@ class Connections:
             if self._pool is None:
                 pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
                     self._conninfo(),
+                    connection_class=self._connection_class,
                     kwargs={"autocommit": True},
                     min_size=0,
                     max_size=MAX_POOLED,
@@ -233,6 +235,13 @@ class Connections:
                 await pool.open()
                 self._pool = pool
             return self._pool
+
+
+class _HermeticConnection(psycopg.AsyncConnection[TupleRow]):
+    @classmethod
+    async def connect(cls, conninfo: str = "", **rest: Any) -> Self:
+        with no_service(hermetic=True):
+            return await super().connect(conninfo, **rest)
 
 
 class TransactionSession:

@@ -50,4 +50,5 @@ def _compiled_in() -> dict[str, str]:
         for option in Conninfo.get_defaults()
         if option.envvar
     }
+    # an empty service is one that nobody defined: service.py
     return {keyword: PRIVATE_SOCKET.get(keyword, value) for keyword, value in known.items() if keyword != "service"}
