@@ -185,6 +185,25 @@ async def test_exit_ends_it_by_itself(tmp_path):
     assert (tmp_path / "package" / "ended").exists()
 
 
+@pytest.mark.parametrize("pause", [0, 0.05])
+async def test_what_it_prints_after_a_reply_is_log_and_no_answer_to_the_next_request(tmp_path, pause):
+    source = f"""
+        say("@!#READY#!@")
+        for text in requests():
+            sys.stdout.write(text.upper() + "\\n")
+            if {pause}:
+                sys.stdout.flush()
+                time.sleep({pause})
+            say("by the way")
+    """
+    log: list[bytes] = []
+    async with program(tmp_path, source) as session:
+        assert await ask(session, "a") == "A"
+        await asyncio.sleep(4 * pause)
+        assert await ask(session, "b", on_log=lambda _s, _l, text: log.append(text)) == "B"
+    assert b"".join(log) == b"by the way\n"
+
+
 async def test_one_that_prints_without_end_instead_of_reading_is_bounded(tmp_path):
     source = """
         say("@!#READY#!@")

@@ -1,8 +1,8 @@
 """The `command` runner: a program of any language that speaks the line-token protocol (docs/models.md), kept running.
 
 The program prints READY once it has loaded. A request is START, lines of text, STOP. Its reply is START, lines, STOP, or
-one bare line. Whatever it prints to stderr is log. EXIT ends it. It has a state, so what cannot be followed any more (a
-cancelled request, a program that ended) ends the worker with it.
+one bare line. Whatever it prints to stderr, before READY, or after a reply and before the next request, is log. EXIT ends
+it. It has a state, so what cannot be followed any more (a cancelled request, a program that ended) ends the worker with it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class CommandRunner:
         text = self._text(inputs)
         tokens = self._tokens
         try:
+            self._pass_on()
             self._exchange(f"{tokens['start']}\n{text}\n{tokens['stop']}\n".encode())
             line = self._line()
             if line != tokens["start"]:
@@ -114,6 +115,16 @@ class CommandRunner:
             if line in self._tokens.values():
                 raise Failure("input", "input-invalid", f"{name!r} has a line that is the token {line!r}")
         return text
+
+    def _pass_on(self) -> None:
+        """Log what the program has printed since its last reply: it would be taken for the answer to this request."""
+        before = -1
+        while before < len(self._received):
+            before = len(self._received)
+            self._read()
+        if self._received:
+            sys.stdout.write(self._received.decode("utf-8", "replace"))
+            self._received.clear()
 
     def _exchange(self, request: bytes) -> None:
         """Write the request, reading meanwhile: a program that answers early must not fill both pipes."""
