@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,23 +17,47 @@ from mer.core.errors import ContentUnwritable, MerError
 def written(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write to, which takes the place of `path` when the block ends well, durable; else nothing is left.
 
+    What is there already keeps its mode; a link is followed. A device and a pipe are written to as they are: what takes
+    the place of root's /dev/null is the end of that machine.
+
     Raises:
         ContentUnwritable: the disk is full, the folder is missing, or may not be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        mode = _mode(path)
+        if mode is None or stat.S_ISREG(mode):
+            with _replacing(Path(os.path.realpath(path)), mode) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        else:
+            with path.open("wb") as file:
+                yield file
     except MerError:
         raise
     except OSError as error:
         raise ContentUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int | None) -> Iterator[BinaryIO]:
+    temporary = path.with_name(f".mer-{secrets.token_hex(8)}.part")
+    # 0666 less the umask, as whoever writes a file makes it
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
