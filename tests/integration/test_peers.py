@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -332,11 +333,28 @@ async def test_a_driver_that_is_killed_leaves_no_worker_and_nothing_that_it_fork
     await until(lambda: not list((tmp_path / "scratch").iterdir()))
 
 
-async def test_folders_of_workers_whose_driver_was_killed_with_them_are_removed(tmp_path):
+async def test_folders_of_another_machines_or_containers_workers_are_left_alone(tmp_path):
     host = local_host(tmp_path)
-    stale = tmp_path / "scratch" / f"{2**22 - 1}-12345-{'a' * 32}"
-    stale.mkdir(parents=True)
-    (tmp_path / "scratch").chmod(0o700)
+    launch = await host.prepare()
+    kernel, _, rest = launch.directory.name.partition("-")
+    elsewhere = tmp_path / "scratch" / f"{'0' * len(kernel)}-{2**22 - 1}-12345-{'a' * 32}"
+    elsewhere.mkdir()
+    ancient = elsewhere.with_name(elsewhere.name[:-1] + "b")
+    ancient.mkdir()
+    os.utime(ancient, (time.time() - 31 * 86400,) * 2)
+    other = local_host(tmp_path)
+    second = await other.prepare()
+    assert sorted((tmp_path / "scratch").iterdir()) == sorted([elsewhere, launch.directory, second.directory])
+    for one in (launch, second):
+        await host.kill(one)
+
+
+async def test_folders_of_workers_whose_driver_was_killed_with_them_are_removed(tmp_path):
+    first = await local_host(tmp_path).prepare()
+    kernel = first.directory.name.partition("-")[0]
+    stale = first.directory.rename(tmp_path / "scratch" / f"{kernel}-{2**22 - 1}-12345-{'a' * 32}")
+    assert stale.is_dir()
+    host = local_host(tmp_path)
     foreign = tmp_path / "scratch" / "foreign"
     foreign.mkdir()
     launch = await host.prepare()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import mer_worker
@@ -48,6 +50,9 @@ ALLOWED = frozenset(
 )
 """What of the driver's environment a worker gets. No agent socket, no credentials, no database's address."""
 ALLOWED_PREFIX = "LC_"
+
+_STALE_SECONDS = 30 * 86400.0
+"""After that a folder whose driver cannot be seen from here is stale: a start of this kernel before, another machine."""
 
 # -I: nothing of the user's environment decides what is imported. -S: stdio.py comes before site, whose .pth files may
 # print; the worker then runs site itself. The path goes again once the package is found, since it may be a site-packages
@@ -115,13 +120,13 @@ class LocalHost(Host):
         with contextlib.ExitStack() as undo:
             argv, passed = list(launch.argv), list(launch.descriptors)
             own: socket.socket | None = None
-            if launch.control:
-                own, theirs = socket.socketpair()
-                undo.callback(theirs.close)
-                own.setblocking(False)
-                argv += ["--control-fd", str(theirs.fileno())]
-                passed.append(theirs.fileno())
             try:
+                if launch.control:
+                    own, theirs = socket.socketpair()
+                    undo.callback(theirs.close)
+                    own.setblocking(False)
+                    argv += ["--control-fd", str(theirs.fileno())]
+                    passed.append(theirs.fileno())
                 process = subprocess.Popen(  # noqa: ASYNC220 - vfork: a millisecond, where a thread costs as much
                     argv,
                     stdin=subprocess.PIPE,
@@ -146,14 +151,27 @@ class LocalHost(Host):
 
     def _remove_stale(self) -> None:
         """Remove the folders of workers whose driver was killed together with them."""
-        for folder, pid, started in _stale_candidates(self._scratch):
-            if _started(pid) != started:
-                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in self._scratch.iterdir():
+                if _is_stale(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_name() -> str:
-    """Name this process so that another one with its number is told from it."""
-    return f"{os.getpid()}-{_started(os.getpid())}"
+    """Name this process so that another one with its number, here or on another machine, is told from it."""
+    return f"{_kernel()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def _kernel() -> str:
+    """Name this start of this kernel and this PID namespace: a number says nothing of a process anywhere else.
+
+    A folder may be shared: a home on the network, a volume of several containers.
+    """
+    try:
+        seen = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "0"
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
 def _started(pid: int) -> str:
@@ -164,10 +182,11 @@ def _started(pid: int) -> str:
         return "0"
 
 
-def _stale_candidates(scratch: Path) -> Iterator[tuple[Path, int, str]]:
-    with contextlib.suppress(OSError):
-        for folder in scratch.iterdir():
-            pid, _, rest = folder.name.partition("-")
-            started, _, marker = rest.partition("-")
-            if pid.isdecimal() and started != "0" and len(marker) == 32:
-                yield folder, int(pid), started
+def _is_stale(folder: Path) -> bool:
+    """Whether a worker's folder is of a driver that has ended."""
+    match folder.name.split("-"):
+        case [kernel, pid, started, marker] if pid.isdecimal() and len(marker) == 32:
+            if kernel == _kernel() != "0" and started != "0":
+                return _started(int(pid)) != started
+            return time.time() - folder.stat().st_mtime > _STALE_SECONDS
+    return False
