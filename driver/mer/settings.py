@@ -7,47 +7,21 @@ An empty value in the environment or the file means the default, and ends the se
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Callable, Mapping
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mer.core.errors import ConfigurationError
+from mer.setting_kinds import Kind, read, shown, written
 
 ROOT_STATE_FOLDER = Path("/var/lib/mer")
 """Of root: the embedded database's own user must pass through to its data, and no home is opened to it."""
 
 MAX_ENV_FILE = 1 << 20
 """Bytes of a `.env`: settings and remarks fit many times; anything longer is another file, given by mistake."""
-
-MAX_SECONDS = 10 * 365 * 86400.0
-"""Ten years: whoever means "no limit" leaves a deadline unset, and timers overflow far beyond this."""
-
-MAX_WORKERS = 1024
-"""Processes of one driver; past it a machine runs out of something less clearly named."""
-
-MASK = "********"
-
-
-class Kind(StrEnum):
-    """What a setting's value is; each has one reader in _READERS."""
-
-    TEXT = "text"
-    SECRET = "secret"  # noqa: S105 - the kind, not one
-    URL = "url"
-    SWITCH = "switch"
-    FOLDER = "folder"
-    SECONDS = "seconds"
-    COUNT = "count"
-    LEVEL = "level"
-
-
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show no secret: a Settings may end up in a traceback."""
-        shown = ", ".join(f"{setting.name}={shown_value(setting, getattr(self, setting.name))}" for setting in SETTINGS)
-        return f"Settings({shown})"
+        told = ", ".join(f"{setting.name}={shown(setting.kind, getattr(self, setting.name))}" for setting in SETTINGS)
+        return f"Settings({told})"
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -255,7 +229,7 @@ def load(*, environ: Mapping[str, str], flags: Mapping[str, object] = {}, env_fi
 
 def to_environment(settings: Settings) -> dict[str, str]:
     """Return variables that give a child process the same settings, whatever its own `.env` says. They hold secrets."""
-    return {setting.variable: _written(getattr(settings, setting.name)) for setting in SETTINGS}
+    return {setting.variable: written(getattr(settings, setting.name)) for setting in SETTINGS}
 
 
 def default_state_folder() -> Path:
@@ -265,21 +239,6 @@ def default_state_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("mer", appauthor=False)
-
-
-def shown_value(setting: Setting, value: object) -> str:
-    """Return a setting's value for people: a secret masked, a URL without its password."""
-    if setting.kind is Kind.SECRET:
-        return MASK if value else "''"
-    if setting.kind is Kind.URL:
-        return repr(without_password(str(value)))
-    return repr(str(value)) if isinstance(value, Path) else repr(value)
-
-
-def without_password(url: str) -> str:
-    """Return a URL with its password masked, in whichever part of it one stands."""
-    url = re.sub(r"(?<=://)([^/@?#]*?):[^/?#]*(?=@)", rf"\1:{MASK}", url)
-    return re.sub(r"(?i)((?:^|[?&;\s])(?:ssl)?password=)[^&;\s]*", rf"\1{MASK}", url)
 
 
 ENV_EXAMPLE_HEAD = """\
@@ -295,11 +254,11 @@ def env_example() -> str:
 
     parts = [ENV_EXAMPLE_HEAD]
     for setting in SETTINGS:
-        default = setting.default_words or _written(setting.default) or "empty"
+        default = setting.default_words or written(setting.default) or "empty"
         flag = f" Flag: {setting.flag}." if setting.flag else ""
         text = f"{setting.explanation}{flag} Default: {default}."
         lines = [f"# {line}" for line in textwrap.wrap(text, 118, break_on_hyphens=False)]
-        parts.append("\n".join([*lines, f"#{setting.variable}={_written(setting.default)}", ""]))
+        parts.append("\n".join([*lines, f"#{setting.variable}={written(setting.default)}", ""]))
     return "\n".join(parts)
 
 
@@ -338,87 +297,7 @@ def _read_env_file(path: Path) -> dict[str, str]:
 
 def _read(setting: Setting, value: object, origin: str) -> Any:
     try:
-        return _READERS[setting.kind](value)
+        return read(setting.kind, value)
     except ValueError as error:
         told = "" if setting.kind in (Kind.SECRET, Kind.URL) else f" is {str(value)[:80]!r}"
         raise ConfigurationError(f"{setting.name} ({origin}){told}: {error} is meant") from error
-
-
-def _text(value: object) -> str:
-    text = str(value)
-    if "\x00" in text or "\n" in text:
-        raise ValueError("text on one line")
-    return text
-
-
-def _url(value: object) -> str:
-    text = _text(value).strip()
-    if text and not re.match(r"[a-z][a-z0-9+.-]*://", text):
-        raise ValueError("a URL such as postgresql://HOST/NAME or surrealkv:///PATH, or nothing,")
-    return text
-
-
-def _switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in ("1", "true", "yes", "on"):
-        return True
-    if text in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("true or false")
-
-
-def _folder(value: object) -> Path:
-    try:
-        path = Path(_text(value)).expanduser()
-    except RuntimeError:
-        raise ValueError("a folder that exists for this user") from None
-    # one that is relative would be another folder for every cron line and every shell
-    if not path.is_absolute():
-        raise ValueError("an absolute path")
-    return path
-
-
-def _seconds(value: object) -> float:
-    try:
-        seconds = float(str(value))
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= MAX_SECONDS:
-        raise ValueError("a number of seconds above 0")
-    return seconds
-
-
-def _count(value: object) -> int:
-    text = str(value).strip()
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 0 < int(text) <= MAX_WORKERS:
-        raise ValueError(f"a whole number from 1 to {MAX_WORKERS}")
-    return int(text)
-
-
-def _level(value: object) -> str:
-    text = str(value).strip().lower()
-    if text not in LEVELS:
-        raise ValueError(f"one of {', '.join(LEVELS)}")
-    return text
-
-
-_READERS: Mapping[Kind, Callable[[object], Any]] = {
-    Kind.TEXT: _text,
-    Kind.SECRET: _text,
-    Kind.URL: _url,
-    Kind.SWITCH: _switch,
-    Kind.FOLDER: _folder,
-    Kind.SECONDS: _seconds,
-    Kind.COUNT: _count,
-    Kind.LEVEL: _level,
-}
-
-
-def _written(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -7,15 +7,14 @@ import msgspec
 import pytest
 
 from mer.core.errors import ConfigurationError
+from mer.setting_kinds import MAX_WORKERS, without_password
 from mer.settings import (
     MAX_ENV_FILE,
-    MAX_WORKERS,
     SETTINGS,
     Settings,
     env_example,
     load,
     to_environment,
-    without_password,
 )
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from mer.core.errors import MerError
 from mer.faces.face import Access
 from mer.faces.render.console import Console
 from mer.folders import own_folder
-from mer.settings import MASK, SETTINGS, Kind, Settings, without_password
+from mer.setting_kinds import MASK, Kind, without_password
+from mer.settings import SETTINGS, Settings
 
 MOST_REPORTS = 20
 """Kept; a cron line that fails every minute must not fill the disk."""

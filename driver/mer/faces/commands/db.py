@@ -27,7 +27,7 @@ def command() -> None:
 @click.pass_obj
 async def status(face: Face) -> None:
     """Tell which database the settings mean, and whether the embedded one runs. Nothing is started."""
-    from mer.settings import without_password
+    from mer.setting_kinds import without_password
 
     settings = face.access.settings
     if settings.database_url:

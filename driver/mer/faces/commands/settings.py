@@ -50,12 +50,12 @@ def show(face: Face, name: str) -> None:
 
 
 def _shown(setting: Setting, settings: Settings) -> str:
-    from mer.settings import shown_value
+    from mer.setting_kinds import shown
 
     value = getattr(settings, setting.name)
     if value is None:
         return ""
-    return shown_value(setting, value).removeprefix("'").removesuffix("'")
+    return shown(setting.kind, value).removeprefix("'").removesuffix("'")
 
 
 def _document(setting: Setting, settings: Settings) -> dict[str, Any]:
