@@ -8,6 +8,7 @@ import click
 import pytest
 
 from mer.faces.cli import root
+from mer.faces.commands.options import SECONDS
 from mer.faces.commands.tree import ENTRIES, OLD_NAMES, REPL_ENTRIES, Noun, Verb
 from mer.faces.repl.loop import tree
 from tests.support.typing_in import Terminal, environ_of
@@ -139,3 +140,15 @@ async def test_a_bad_setting_is_told_before_anything_is_opened(terminal):
     typed = await terminal.type("model list")
     assert typed.code == 78
     assert "MER_MAX_WORKERS in the environment" in typed.err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "1e300", "0", "-1", "soon", "315360001"])
+@pytest.mark.parametrize("line", ["run x --timeout", "model register x --run-limit", "model register x --load-limit"])
+async def test_a_time_to_wait_is_a_finite_number_of_seconds(terminal, line, seconds):
+    typed = await terminal.type(f"{line} {seconds}")
+    assert typed.code == 2
+    assert "a number of seconds above 0 is meant" in typed.err
+
+
+def test_the_longest_time_to_wait_is_ten_years():
+    assert SECONDS.convert("315360000", None, None) == 315360000.0

@@ -12,6 +12,7 @@ from mer.core.records import AliasMove, Model
 from mer.core.references import parse_reference
 from mer.faces.commands.model_view import show_model
 from mer.faces.commands.options import (
+    SECONDS,
     describing,
     label_changes,
     labels_text,
@@ -118,8 +119,8 @@ class WithWords(Verb):
 @click.option("--start-token", metavar="LINE", help="The line before a request and a reply.")
 @click.option("--stop-token", metavar="LINE", help="The line after them.")
 @click.option("--exit-token", metavar="LINE", help="The line that ends a command.")
-@click.option("--run-limit", "wall_seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS")
-@click.option("--load-limit", "load_seconds", type=click.FloatRange(0, min_open=True), metavar="SECONDS")
+@click.option("--run-limit", "wall_seconds", type=SECONDS, metavar="SECONDS", help="How long a run may take.")
+@click.option("--load-limit", "load_seconds", type=SECONDS, metavar="SECONDS", help="How long it may take to load.")
 @describing
 @click.pass_obj
 async def register(

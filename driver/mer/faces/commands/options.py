@@ -9,8 +9,24 @@ import click
 
 from mer.core.errors import UsageError
 from mer.core.records import MAX_PAGE, PAGE
+from mer.setting_kinds import Kind, read
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.ParamType[float]):
+    """A time that somebody is ready to wait; what a setting in seconds allows."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(read(Kind.SECONDS, value))
+        except ValueError as error:
+            self.fail(f"{str(value)[:80]!r}: {error} is meant", param, ctx)
+
+
+SECONDS = Seconds()
 
 
 def paging(what: str) -> Callable[[F], F]:

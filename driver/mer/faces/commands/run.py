@@ -8,6 +8,7 @@ import click
 
 from mer.core.errors import FinishNotRecorded, UsageError
 from mer.faces.commands.inputs import read_inputs
+from mer.faces.commands.options import SECONDS
 from mer.faces.commands.outputs import planned, save
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
@@ -27,7 +28,7 @@ from mer.faces.render.result import result_document, show_result
 )
 @click.option("--inputs", "together", metavar="@FILE", help="All inputs at once, from a .json or .npz file.")
 @click.option("--on", metavar="SERVER", help="Run it there.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Give up after that long.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Give up after that long.")
 @click.option(
     "-o",
     "--output",
