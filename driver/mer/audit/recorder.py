@@ -47,7 +47,8 @@ class Recorder:
     async def append_refused_change(self, *, actor: Actor, action: str, error: MerError) -> None:
         """Record that a change was asked for and not allowed."""
         bodies = await self.bodies()
-        await self.append(bodies.change_refused(at=self.now(), actor=actor, action=action, error=error))
+        # not in a group: it has no invocation, so that a group which is repeated for one bad record would append it twice
+        await self._log.append([bodies.change_refused(at=self.now(), actor=actor, action=action, error=error)])
 
     async def drain(self) -> None:
         """Wait for what is still being written."""
