@@ -63,7 +63,7 @@ def in_script(environment, text, *options):
 
 def test_the_banner_tells_the_database_the_models_and_what_is_allowed(environment):
     child = pexpect.spawn(MER[0], MER[1:], env=environment, cwd=ROOT, encoding="utf-8", timeout=20)
-    child.expect(r"memory · 1 model · changes are not allowed \(start with -a\)")
+    child.expect(r"memory · 1 model\r\nChanges are not allowed \(start with -a\)\.")
     child.expect(PROMPT)
     child.sendeof()
     child.expect(pexpect.EOF)
@@ -115,6 +115,29 @@ def test_ctrl_c_at_the_prompt_clears_the_line(repl):
     repl.expect(LET_GO)
     repl.expect(PROMPT)
     assert "text: HELLO" in enter(repl, "run echo hello")
+
+
+def test_lines_that_are_pasted_run_one_by_one(repl):
+    repl.send("\x1b[200~run echo one\nrun nope\nrun echo \\\n  two\x1b[201~\r")
+    for told in ("text: ONE", "no model 'nope'", "text: TWO"):
+        repl.expect(told)
+    repl.expect(PROMPT)
+
+
+def test_ctrl_z_stops_the_repl_until_the_shell_goes_on_with_it(environment):
+    shell = pexpect.spawn(
+        "bash", ["--norc", "-i"], env={**environment, "PS1": "shell> "}, cwd=ROOT, encoding="utf-8", timeout=20
+    )
+    shell.expect("shell> ")
+    shell.sendline(" ".join(MER))
+    shell.expect(PROMPT)
+    shell.send("\x1a")
+    shell.expect("Stopped")
+    shell.expect("shell> ")
+    shell.sendline("fg")
+    shell.expect(PROMPT)
+    assert "text: HELLO" in enter(shell, "run echo hello")
+    shell.close(force=True)
 
 
 def test_a_question_is_asked_and_no_means_no(repl):
@@ -184,6 +207,12 @@ def test_a_script_runs_line_by_line_and_exits_with_its_first_failure(environment
     assert done.stdout == "ONE\nTWO\n"
     assert done.returncode == 66
     assert "no model 'nope'" in done.stderr
+
+
+def test_a_line_of_a_script_goes_on_behind_a_backslash(environment):
+    done = in_script(environment, "run \\\n  echo hello\nrun echo don't\nrun echo again\\")
+    assert done.stdout == "HELLO\n"
+    assert done.stderr.count("the line ends too early") == 2
 
 
 def test_a_script_ends_at_exit(environment):

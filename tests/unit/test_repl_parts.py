@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from mer.core.errors import DatabaseUnreachable, UsageError
-from mer.faces.repl import history, lines, names
+from mer.faces.repl import history, lines, loop, names
 from mer.faces.repl.history import PrivateHistory
 from mer.faces.repl.lines import read_lines
-from mer.faces.repl.loop import split
+from mer.faces.repl.loop import commands, split
 from mer.faces.repl.names import NameCache
 from mer.faces.repl.signals import Interrupts
 from tests.support.running import running
@@ -78,10 +78,33 @@ def test_a_line_is_split_as_a_shell_would(line, words):
     assert split(line) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("version", ["version"]),
+        ("version\nmodel list", ["version", "model list"]),
+        ("run x \\\n  hello", ["run x   hello"]),
+        ("run x a\\\\\nversion", ["run x a\\\\", "version"]),
+        ("run x '{\n}'\nversion", ["run x '{\n}'", "version"]),
+        ("run x don't\nversion", ["run x don't", "version"]),
+        ("# don't\nversion", ["# don't", "version"]),
+        ("version\n", ["version", ""]),
+    ],
+)
+def test_a_paste_is_the_commands_that_a_shell_would_see(text, found):
+    assert list(commands(text)) == found
+
+
+def test_an_open_quote_does_not_make_a_long_paste_slow(monkeypatch):
+    monkeypatch.setattr(loop, "MOST_JOINED", 3)
+    lines = ["run x '"] * 2 + ["version"] * 3 + ["'"]
+    assert list(commands("\n".join(lines))) == ["run x '\nrun x '", *lines[2:]]
+
+
 def test_the_history_keeps_the_newest_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "MOST_LINES", 2)
     kept = PrivateHistory(tmp_path / "history")
-    for line in ("one", "two", "", " secret", "three"):
+    for line in ("one\ntwo", "", " secret", "three"):
         kept.store_string(line)
     assert list(PrivateHistory(tmp_path / "history").load_history_strings()) == ["three", ""]
     assert (tmp_path / "history").read_text() == "\nthree\n"

@@ -33,11 +33,12 @@ class PrivateHistory(History):
         return reversed(lines)
 
     def store_string(self, string: str) -> None:
-        """Keep a line. Where that cannot be done, the line is forgotten: no prompt fails for its history."""
-        if string.startswith(" ") or "\n" in string:
+        """Keep a line, or each of those that were pasted; where that cannot be done, no prompt fails for its history."""
+        lines = "".join(f"{line}\n" for line in string.split("\n") if not line.startswith(" "))
+        if not lines:
             return
         with contextlib.suppress(OSError), self._opened(os.O_WRONLY | os.O_APPEND) as descriptor:
-            os.write(descriptor, f"{string}\n".encode("utf-8", "replace"))
+            os.write(descriptor, lines.encode("utf-8", "replace"))
 
     @contextlib.contextmanager
     def _opened(self, flags: int) -> Iterator[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import AsyncGenerator
+import textwrap
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from importlib.metadata import version
 
 from mer.core.errors import Interrupted, UsageError
@@ -18,6 +19,9 @@ from mer.faces.repl.signals import Interrupts
 from mer.faces.runner import start, told
 
 HELP = "Type a command as you would behind `mer`. Tab completes, Ctrl-C cancels what runs, Ctrl-D leaves."
+
+MOST_JOINED = 100
+"""Lines that make one command; without a bound, an open quote would have each line of a long paste read again and again."""
 
 PROGRAM = "mer"
 """May stand before a command here too: people paste what they typed in a shell."""
@@ -49,8 +53,15 @@ async def converse(face: Face) -> int:
                 line = await prompt.line()
                 if line is None:
                     break
-                await perform(root, line, face, interrupts)
+                await _entered(root, line, face, interrupts)
     return 0
+
+
+async def _entered(root: Root, text: str, face: Face, interrupts: Interrupts) -> None:
+    """Run what was entered: one line, or the lines that were pasted, until one of them is interrupted."""
+    for line in commands(text):
+        if await perform(root, line, face, interrupts) == Interrupted.exit_code or face.leave:
+            return
 
 
 async def perform(root: Root, line: str, face: Face, interrupts: Interrupts) -> int:
@@ -80,6 +91,39 @@ def split(line: str) -> list[str]:
     return words[1:] if words[:1] == [PROGRAM] else words
 
 
+def commands(text: str) -> Iterator[str]:
+    """Give the commands of a text, one a line, but for what a shell joins: behind a backslash, and within quotes.
+
+    A quote that nothing closes is a mistake of its own line and leaves the others alone.
+    """
+    lines = text.split("\n")
+    while lines:
+        taken = next((count for count in range(1, min(len(lines), MOST_JOINED) + 1) if _whole(lines[:count])), 1)
+        yield joined(lines[:taken])
+        del lines[:taken]
+
+
+def joined(lines: Sequence[str]) -> str:
+    """Return lines as one; a backslash at the end of one goes with that end."""
+    text = ""
+    for line in lines[:-1]:
+        text += line[:-1] if continued(line) else line + "\n"
+    return text + lines[-1]
+
+
+def continued(line: str) -> bool:
+    """Tell whether a line ends in a backslash that is not itself behind one."""
+    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
+
+
+def _whole(lines: Sequence[str]) -> bool:
+    try:
+        shlex.split(joined(lines), comments=True)
+    except ValueError:
+        return False
+    return True
+
+
 async def _script(root: Root, face: Face, interrupts: Interrupts) -> int:
     first_failure = 0
     assert face.stdin is not None, "a script comes from stdin"
@@ -94,15 +138,25 @@ async def _script(root: Root, face: Face, interrupts: Interrupts) -> int:
 
 async def _until_left(face: Face) -> AsyncGenerator[str, None]:
     assert face.stdin is not None
+    kept: list[str] = []
     async for line in read_lines(face.stdin.fileno()):
-        yield line
+        kept.append(line)
+        if continued(line) and len(kept) < MOST_JOINED:
+            continue
+        yield joined(kept)
+        kept.clear()
         if face.leave:
             return
+    if kept:
+        yield joined(kept)  # its end was cut off: that is told
 
 
 def _welcome(face: Face, database: str, names: NameCache) -> None:
     console = face.console
     allowed = "allowed" if face.access.settings.allow_changes else "not allowed (start with -a)"
-    console.note(f"MER {version('mer')} · {database} · {names.models_told()} · changes are {allowed}")
-    console.note("`help` lists the commands, Tab completes.")
-    console.note("`run MODEL` runs one, `log list` shows what was run.")
+    for line in (
+        f"MER {version('mer')} · {database} · {names.models_told()}",
+        f"Changes are {allowed}. `help` lists the commands, Tab completes.",
+        "`run MODEL` runs one, `log list` shows what was run.",
+    ):
+        console.note(textwrap.fill(line, console.width))

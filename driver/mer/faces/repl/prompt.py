@@ -26,6 +26,7 @@ class Prompt:
             complete_while_typing=False,
             history=_history(face),
             auto_suggest=AutoSuggestFromHistory(),
+            enable_suspend=True,
             bottom_toolbar=toolbar(face, database, names),
             output=create_output(always_prefer_tty=True),
             color_depth=None if face.console.color else ColorDepth.DEPTH_1_BIT,
