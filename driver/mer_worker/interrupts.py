@@ -46,10 +46,14 @@ class Interrupts:
         """
         self._newest = self._running = request
         # looked at after `_newest` is set, and `cancel` does it the other way round: one of the two sees the other
-        if self._early and request in self._early:
-            self._early.discard(request)
-            self._running = 0
-            raise Cancelled
+        if self._early:
+            cancelled = request in self._early
+            for over in tuple(self._early):  # a copy, made in one step: the other thread may add to it
+                if over <= request:
+                    self._early.discard(over)
+            if cancelled:
+                self._running = 0
+                raise Cancelled
         self._open = True
 
     def end(self) -> None:

@@ -31,6 +31,7 @@ from mer_worker.wire import (
     WireError,
     agree,
     frame,
+    most_body,
 )
 
 TYPE_CHECKING = False
@@ -56,6 +57,7 @@ class Worker:
         self._logs = Logs(self._channel, self._interrupts)
         self._runner: Optional[Runner] = None
         self._greeted = False
+        self._most_body = MAX_BODY_BYTES
         self._is_fork = False
 
     def run(self) -> int:
@@ -122,8 +124,12 @@ class Worker:
         """Handle what is no inference; False when the conversation is over."""
         kind, request = received.kind, received.request
         if kind == Kind.HELLO:
-            agree(received.fields())
+            hello = received.fields()
+            agree(hello)
+            self._most_body = most_body(hello)
             self._greeted = True
+        elif kind == Kind.ERROR and not request:
+            return False  # the driver gives up
         elif not self._greeted:
             raise WireError("the first frame is a hello")
         elif kind == Kind.LOAD:
@@ -178,7 +184,7 @@ class Worker:
                 outputs = runner.infer(inputs, meta)
             finally:
                 self._stop()
-            message = encode(outputs).message(Kind.RESULT, request, number=self._elapsed())
+            message = encode(outputs).message(Kind.RESULT, request, number=self._elapsed(), most=self._most_body)
         except Cancelled:
             self._stop()  # it may have come on the way there
             self._channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled"), request))

@@ -11,7 +11,18 @@ import sys
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, STRING
 from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
-from mer_worker.wire import ALIGNMENT, HEADER, MAX_JSON_BYTES, MAX_TEXTS, Frame, WireError, dump, pack, parse
+from mer_worker.wire import (
+    ALIGNMENT,
+    HEADER,
+    MAX_BODY_BYTES,
+    MAX_JSON_BYTES,
+    MAX_TEXTS,
+    Frame,
+    WireError,
+    dump,
+    pack,
+    parse,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,18 +96,28 @@ class Encoded:
         return self.layout.descriptors
 
     def message(
-        self, kind: int, request: int, *, number: int = 0, meta: Mapping[str, Any] | None = None
+        self,
+        kind: int,
+        request: int,
+        *,
+        number: int = 0,
+        meta: Mapping[str, Any] | None = None,
+        most: int = MAX_BODY_BYTES,
     ) -> tuple[Bytes, ...]:
         """Return a whole frame in pieces, ready for a scatter-gather write.
 
+        `most` is how many bytes of body the other side takes.
+
         Raises:
-            WireError: the body or the meta is beyond its cap.
+            WireError: the head, the body or the meta is beyond its cap.
         """
         layout, segments = self.layout, self.segments
-        if layout.single and not meta:  # the shortest way
+        if layout.single and not meta and layout.total <= most:  # the shortest way
             header = HEADER.pack(kind, 0, 1, 0, request, len(layout.head), number, layout.total)
             return (header + layout.prefix, segments[0])
         total, pieces = self.body()
+        if total > most:
+            raise TensorError(f"{total} bytes of tensors: the other side takes {most}")
         head = with_meta(layout, meta)
         return (pack(kind, head, request=request, segments=len(segments), number=number, body_bytes=total), *pieces)
 

@@ -255,6 +255,13 @@ def agree(hello: Mapping[str, Any]) -> int:
     return min(newest, VERSION)
 
 
+def most_body(hello: Mapping[str, Any]) -> int:
+    """Return how many bytes of body the sender of this hello takes; what it does not say is our own cap."""
+    limits = hello.get("limits")
+    most = limits.get("body") if isinstance(limits, dict) else None
+    return min(most, MAX_BODY_BYTES) if type(most) is int and most >= 0 else MAX_BODY_BYTES
+
+
 def aligned(size: int) -> memoryview:
     """Return `size` writable bytes that begin at a multiple of ALIGNMENT."""
     if size >= _MAPPED_BYTES:

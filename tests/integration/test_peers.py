@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mer.core.errors import MerError, ProtocolMismatch, ProtocolViolation, WorkerLost
+from mer.core.errors import InputInvalid, MerError, ProtocolMismatch, ProtocolViolation, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.host import Launch, Stream
 from mer.meal.session import Session
@@ -130,6 +130,33 @@ async def test_an_answer_that_is_none_is_a_violation(tmp_path, answer):
     assert isinstance(caught, ProtocolViolation)
 
 
+async def test_a_worker_of_another_version_is_told_why_the_driver_closes(tmp_path):
+    told = tmp_path / "told"
+    source = f"""
+        hello(protocol={{"min": 2, "max": 7}})
+        for got in received():
+            if got.kind == Kind.ERROR:
+                open({str(told)!r}, "wb").write(got.head)
+    """
+    assert isinstance(await talk(tmp_path, source), ProtocolMismatch)
+    fields = wire.parse_object(told.read_bytes())
+    assert (fields["kind"], fields["code"]) == ("protocol", "version")
+    assert "2 to 7, this one 1 to 1" in fields["message"]
+
+
+async def test_a_worker_is_sent_no_body_beyond_its_own_limit(tmp_path):
+    limited = ANSWERS.replace("hello()", "hello(limits={'head': 1 << 20, 'body': 64})")
+    caught = await talk(tmp_path, DEFINES.format("pass") + limited)
+    assert isinstance(caught, InputInvalid)
+    assert "69 bytes of tensors: the other side takes 64" in caught.message
+
+
+async def test_an_error_that_is_no_unicode_text_can_be_printed_all_the_same(tmp_path):
+    answer = """send(pack(Kind.ERROR, b'{"kind":"model","message":"a\\\\ud800"}', request=got.request))"""
+    caught = await talk(tmp_path, DEFINES.format(answer) + ANSWERS)
+    assert caught.message == "a?"
+
+
 async def test_an_answer_to_nobody_is_ignored(tmp_path):
     answer = "send(frame(Kind.RESULT, {}, request=77), frame(Kind.ERROR, {'kind':'model','message':'m'}, request=got.request))"
     caught = await talk(tmp_path, DEFINES.format(answer) + ANSWERS)
@@ -224,6 +251,32 @@ def test_a_driver_that_breaks_the_protocol_is_told_and_the_worker_ends(sent, cod
     assert frames[0].kind == Kind.HELLO
     assert frames[-1].fields()["code"] == code
     process.communicate(timeout=10)
+
+
+def test_a_worker_whose_driver_gives_up_ends():
+    process = worker()
+    process.stdin.write(HELLO + wire.frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": "no"}))
+    process.stdin.flush()
+    assert process.wait(timeout=5) == 0
+    process.communicate()
+
+
+def test_a_driver_is_sent_no_body_beyond_its_own_limit(tmp_path):
+    (tmp_path / "large.py").write_text("def load():\n    return lambda inputs: {'y': 'y' * 100}\n")
+    options = {"entrypoint_package": "large", "entrypoint_fn": "load"}
+    hello = {"protocol": {"min": 1, "max": 1}, "limits": {"head": 1 << 20, "body": 100}}
+    load = {"runner": "python", "folder": str(tmp_path), "options": options, "arrays": "buffer"}
+    process = worker()
+    process.stdin.write(wire.PREAMBLE + wire.frame(Kind.HELLO, hello) + wire.frame(Kind.LOAD, load, request=1))
+    process.stdin.write(wire.frame(Kind.INFER, {"tensors": []}, request=2))
+    process.stdin.flush()
+    got = b""
+    while b"kind" not in got and b"yyy" not in got:
+        got += process.stdout.read1(65536)
+    process.communicate(timeout=10)
+    fields = answers(got)[-1].fields()
+    assert (fields["kind"], fields["code"]) == ("output", "output-invalid")
+    assert "the other side takes 100" in fields["message"]
 
 
 def test_in_band_a_ping_is_answered_and_a_request_cancelled_while_the_model_computes(tmp_path):
@@ -336,7 +389,7 @@ async def test_a_driver_that_is_killed_leaves_no_worker_and_nothing_that_it_fork
 async def test_folders_of_another_machines_or_containers_workers_are_left_alone(tmp_path):
     host = local_host(tmp_path)
     launch = await host.prepare()
-    kernel, _, rest = launch.directory.name.partition("-")
+    kernel = launch.directory.name.partition("-")[0]
     elsewhere = tmp_path / "scratch" / f"{'0' * len(kernel)}-{2**22 - 1}-12345-{'a' * 32}"
     elsewhere.mkdir()
     ancient = elsewhere.with_name(elsewhere.name[:-1] + "b")

@@ -39,6 +39,7 @@ from mer_worker.wire import (
     WireError,
     agree,
     frame,
+    most_body,
     pack,
 )
 
@@ -85,6 +86,7 @@ class Session:
         self._calls = Calls(self._loop, self._overdue)
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._lost: MerError | None = None
+        self._most_body = MAX_BODY_BYTES
         self._full = False
         self._pings: dict[int, asyncio.Future[Frame]] = {}
         self._last_ping = 0
@@ -117,8 +119,9 @@ class Session:
                     await asyncio.shield(session._greeted)
             except TimeoutError:
                 raise WorkerLost(f"the worker said nothing for {seconds:g} s{session._quoted()}") from None
-        except BaseException:
-            await asyncio.shield(session.close(grace=0.0))
+        except BaseException as error:
+            told = isinstance(error, ProtocolMismatch)  # and gets a moment to read it
+            await asyncio.shield(session.close(grace=CANCEL_GRACE / 2 if told else 0.0))
             raise
         return session
 
@@ -165,9 +168,8 @@ class Session:
             raise self._lost_again()
         request, call = self._calls.add(deadline, on_log)
         try:
-            message = encoded.message(
-                Kind.INFER, request, number=0 if deadline is None else self._milliseconds(deadline), meta=meta
-            )
+            number = 0 if deadline is None else self._milliseconds(deadline)
+            message = encoded.message(Kind.INFER, request, number=number, meta=meta, most=self._most_body)
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
@@ -305,8 +307,10 @@ class Session:
         try:
             agree(self.hello)
         except VersionMismatch as error:
+            self._stream.write(frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": str(error)}))
             self._end_with(ProtocolMismatch(f"{error} (Python {_text(self.hello, 'python')} there)"))
             return
+        self._most_body = most_body(self.hello)
         if not self._greeted.done():
             self._greeted.set_result(None)
 
@@ -489,4 +493,5 @@ _HELLO = {
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name, "")
-    return value if isinstance(value, str) else ""
+    # JSON can spell half a surrogate pair, which no terminal and no record takes
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
