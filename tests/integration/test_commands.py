@@ -345,6 +345,27 @@ async def test_bad_input_is_a_clear_error_with_its_code(models, line, code):
     assert "Traceback" not in typed.err
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("run shuot hello", "did you mean shout?"),
+        ("run SHOUT:2 hello", "did you mean shout?"),
+        ("model show doubel", "did you mean double?"),
+        ("run shout hello --on lcal", "did you mean local?"),
+        ("run shout hello --on=loca", "did you mean local?"),
+        ("run nothing-like-it hello", "mer model list shows what is registered"),
+        ("server show nothing", "mer server list shows what is registered"),
+        ("weights show nothing", "mer weights list shows what is registered"),
+        ("run shout:9 hello", "mer model show MODEL lists its versions and aliases"),
+        ("run shout@prod hello", "mer model show MODEL lists its versions and aliases"),
+    ],
+)
+async def test_an_unknown_name_is_answered_with_those_near_it(models, line, hint):
+    typed = await models.type(line)
+    assert (typed.code, typed.out) == (66, "")
+    assert typed.err.endswith(f"hint: {hint}\n")
+
+
 @pytest.mark.parametrize("value", ['"text"', '["a", "b"]', "7", "null", '{"a": [1.5, null]}', "not json"])
 async def test_anything_goes_through_a_json_input(terminal, tmp_path, value):
     await terminal.type(registering(tmp_path, "same"))

@@ -19,11 +19,15 @@ class Ending:
     code = 0
 
 
-def start(root: click.Group, words: Sequence[str], face: Face, *, name: str) -> Awaitable[None] | None:
+def start(root: click.Group, words: Sequence[str], face: Face, *, name: str) -> Awaitable[int | None] | None:
     """Parse and call a command; return what is still to be awaited of it."""
     with root.make_context(name, list(words), obj=face) as context:
         result: Any = root.invoke(context)
-    return result if isinstance(result, Awaitable) else None
+    if not isinstance(result, Awaitable):
+        return None
+    from mer.faces.suggestions import suggesting
+
+    return suggesting(result, face, words)
 
 
 @contextlib.contextmanager
