@@ -26,7 +26,7 @@ MOST_SUGGESTED = 3
 
 
 async def suggesting(awaited: Awaitable[int | None], face: Face, words: Sequence[str]) -> int | None:
-    """Return what the command returns whose command line was `words`; where it names what is not registered, its error gets a hint.
+    """Return what the command returns whose command line was `words`; an error about an unknown name gets a hint.
 
     Raises:
         MerError: what the command raises.
