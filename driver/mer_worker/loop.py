@@ -64,7 +64,8 @@ class Worker:
         """Serve until the driver says shutdown or is gone; return the exit status."""
         self._interrupts.install()
         self._logs.install()
-        os.register_at_fork(after_in_child=self._forked)
+        hooks = [self._forked]
+        os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
         try:
             self._channel.send(PREAMBLE, frame(Kind.HELLO, _hello(inband=self._control is None)))
             for received in self._frames():
@@ -79,6 +80,7 @@ class Worker:
         except BrokenPipeError:  # the driver is gone
             self._ending.now()
         finally:
+            hooks.clear()  # what the interpreter held by them would die after it: Python 3.9 crashes at a Popen that does
             if self._runner is not None:
                 self._runner.close()
         return 0
