@@ -134,6 +134,7 @@ class Mer:
         else:
             _require_absolute(spec)
             parts = Parts(spec=spec, weights=digest)
+        await self._claim(parts.package, parts.weights)
         return await self.models.register(actor, name, parts, description=description, labels=labels)
 
     async def register_weights(
@@ -154,6 +155,7 @@ class Mer:
         await self._changes.require_allowed(actor, "weights.register")
         check_name(name)
         added = await asyncio.to_thread(self.content.add_weights, file)
+        await self._claim(added.id)
         return await self.weights.register(
             actor,
             name,
@@ -200,14 +202,21 @@ class Mer:
         return await asyncio.to_thread(self.content.verify)
 
     async def collect_garbage(self, *, actor: Actor | None = None) -> Collected:
-        """Free content that no registered version needs.
+        """Free content that no registered version needs, neither here nor in another database beside this one.
 
         Raises:
             ChangesNotAllowed
         """
         await self._changes.require_allowed(actor or self.actor, "store.gc")
-        keep = await self._needed()
-        return await asyncio.to_thread(self.content.gc, keep)
+        keep, chain = await self._needed(), await self._store.access_log.chain()
+        # databases side by side share the store: this one's needs are claimed, and the others' claims are kept
+        await asyncio.to_thread(self.content.claims.add, chain, keep)
+        others = await asyncio.to_thread(self.content.claims.of_others, chain)
+        return await asyncio.to_thread(self.content.gc, keep | others)
+
+    async def _claim(self, *ids: Digest | None) -> None:
+        chain = await self._store.access_log.chain()
+        await asyncio.to_thread(self.content.claims.add, chain, [identifier for identifier in ids if identifier])
 
     async def _needed(self) -> set[Digest]:
         needed: set[Digest] = set()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mer.content import packages, weights
+from mer.content.claims import Claims
 from mer.content.holdings import Holdings
 from mer.content.lock import WAIT_SECONDS, locked
 from mer.content.packages import Package
@@ -48,6 +49,7 @@ class ContentStore:
         self._manifests = Shelf(self._part("packages"), incoming=incoming)
         self._lists = Shelf(self._part("weights"), incoming=incoming)
         self._trees = Trees(self._part("trees"), incoming=incoming, blobs=self._blobs, manifests=self._manifests)
+        self.claims = Claims(self.folder / "claims")
         self._holdings = Holdings(
             blobs=self._blobs, manifests=self._manifests, lists=self._lists, trees=self._trees, incoming=incoming
         )

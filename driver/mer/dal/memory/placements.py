@@ -32,8 +32,7 @@ class MemoryPlacements:
         found = [
             (placement, server)
             for placement in self._tables.placements.values()
-            if placement.model == model
-            and (server := self._tables.servers.get(placement.server)) is not None
+            if placement.model == model and (server := self._tables.servers.get(placement.server)) is not None
         ]
         return tuple(sorted(found, key=lambda pair: pair[1].name))
 
