@@ -1,7 +1,8 @@
 # Sourced by the scripts beside it: finds Python, makes the virtual environment once, and sets MER_HOME.
 # After the first time it runs no installer and needs no network: a stamp tells what was installed, and from what.
 
-MER_HOME="$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)"
+# a link to a script, such as one in ~/bin, leads here too
+MER_HOME="$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")/.." && pwd -P)"
 export MER_HOME
 venv="${MER_VENV:-$MER_HOME/.venv}"
 

@@ -5,7 +5,7 @@
 #   run_tests.sh tests/unit -k chain
 set -eu
 # shellcheck source=start_stop_scripts/environment.sh
-. "$(dirname -- "$0")/environment.sh"
+. "$(dirname -- "$(readlink -f -- "$0")")/environment.sh"
 install_once "[test]" test
 cd "$MER_HOME"
 PATH="$venv/bin:$PATH"

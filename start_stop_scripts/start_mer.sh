@@ -6,7 +6,7 @@
 #                                     one command instead, its exit code as it is
 set -eu
 # shellcheck source=start_stop_scripts/environment.sh
-. "$(dirname -- "$0")/environment.sh"
+. "$(dirname -- "$(readlink -f -- "$0")")/environment.sh"
 install_once "" mer
 
 # The demo is registered once for each database. What tells them apart is what the settings are made of.

@@ -4,7 +4,7 @@
 #   DB_CONNECTION_URL=postgresql://… test_driver.sh [COMMAND …]
 set -eu
 # shellcheck source=start_stop_scripts/environment.sh
-. "$(dirname -- "$0")/environment.sh"
+. "$(dirname -- "$(readlink -f -- "$0")")/environment.sh"
 install_once "" mer
 MER_START_DATABASE=false
 export MER_START_DATABASE
