@@ -366,6 +366,13 @@ async def test_an_unknown_name_is_answered_with_those_near_it(models, line, hint
     assert typed.err.endswith(f"hint: {hint}\n")
 
 
+@pytest.mark.parametrize(("value", "hint"), [("[1, 2", True), ("{'a': 1}", True), ('{"a": 1}', False), ("one", False)])
+async def test_json_with_a_mistake_is_told_as_such(models, value, hint):
+    typed = await models.type(f"run double -i x={shlex.quote(value)}")
+    assert typed.code == 65
+    assert ("hint: x is taken for a text, for it is not JSON: " in typed.err) is hint
+
+
 @pytest.mark.parametrize("value", ['"text"', '["a", "b"]', "7", "null", '{"a": [1.5, null]}', "not json"])
 async def test_anything_goes_through_a_json_input(terminal, tmp_path, value):
     await terminal.type(registering(tmp_path, "same"))

@@ -60,6 +60,11 @@ async def test_a_bare_text_is_for_the_only_input():
     assert await read(IMAGE, text="[1, 2]") == {"image": [1, 2]}
 
 
+async def test_a_bare_text_for_who_knows_what_is_refused():
+    with pytest.raises(InputInvalid, match="The model does not say what it takes"):
+        await read(ANY, text="hello")
+
+
 async def test_a_command_without_specs_takes_a_bare_text():
     assert await read(spec(runner="command"), text="hello") == {"text": "hello"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,8 +63,19 @@ def text_input(spec: VersionSpec) -> str:
     for candidates in (strings, [tensor.name for tensor in spec.inputs]):
         if len(candidates) == 1:
             return candidates[0]
-    takes = "; ".join(map(str, spec.inputs)) or "it does not say what"
-    raise InputInvalid(f"which input is that text for? the model takes {takes}", hint="--input NAME=VALUE")
+    takes = f"takes {'; '.join(map(str, spec.inputs))}" if spec.inputs else "does not say what it takes"
+    raise InputInvalid(f"which input is that text for? The model {takes}", hint="--input NAME=VALUE")
+
+
+def unread(inputs: Mapping[str, Any]) -> str | None:
+    """Return why an input was taken for a text though it looks like a list or an object; None where none does."""
+    for name, value in inputs.items():
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            try:
+                json.loads(value)
+            except (ValueError, RecursionError) as error:
+                return f"{name} is taken for a text, for it is not JSON: {error}"
+    return None
 
 
 def _named(pair: str) -> tuple[str, str]:

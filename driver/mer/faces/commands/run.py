@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from mer.core.errors import FinishNotRecorded, UsageError
-from mer.faces.commands.inputs import read_inputs
+from mer.core.errors import FinishNotRecorded, InputInvalid, UsageError
+from mer.faces.commands.inputs import read_inputs, unread
 from mer.faces.commands.options import SECONDS
 from mer.faces.commands.outputs import planned, save
 from mer.faces.commands.tree import ENTRIES, Verb
@@ -59,7 +59,11 @@ async def command(
     inputs = await read_inputs(
         await mer.spec_of(reference, on=on), text=text, given=given, together=together, stdin=face.stdin
     )
-    result = await mer.run(reference, inputs, on=on, timeout=timeout, on_log=console.model_log())
+    try:
+        result = await mer.run(reference, inputs, on=on, timeout=timeout, on_log=console.model_log())
+    except InputInvalid as error:
+        error.hint = error.hint or unread(inputs)
+        raise
     left = await save(console, result.outputs, files, folder)
     if console.json:
         console.document(result_document(result, left))
