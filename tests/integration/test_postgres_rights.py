@@ -96,7 +96,7 @@ def test_appending_with_an_old_snapshot_is_refused(driver: psycopg.Connection, l
         driver.execute("SELECT * FROM mer.append(%s)", ([records.change(uuid7())],))
 
 
-def test_the_driver_can_hold_no_lock_for_ever(database: EmbeddedPostgres) -> None:
+def test_a_driver_that_stops_holds_no_lock_for_ever(database: EmbeddedPostgres) -> None:
     with psycopg.connect(conninfo(database.driver())) as connection:  # as anybody with its password would
         limits = [
             connection.execute(f"SHOW {name}").fetchone()
