@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -24,6 +25,9 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 USERADD_SECONDS = 30
 """useradd waits for locks on /etc/passwd; longer than this it is stuck."""
+
+_FAULT = re.compile(r"\b(?:error|FATAL|PANIC|ERROR):")
+"""How initdb and postgres begin such a line; LC_ALL=C keeps them from translating it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Account:
         It inherits the lock `holding`: where we are killed, nobody goes on before it has ended too.
 
         Raises:
-            DatabaseUnreachable: it failed, with the last line that it printed, or took longer than `seconds`.
+            DatabaseUnreachable: it failed, with the line that says why, or took longer than `seconds`.
         """
         program = Path(argv[0]).name
         other = {} if self.ours else {"user": self.uid, "group": self.gid, "extra_groups": []}
@@ -72,11 +76,17 @@ class Account:
         except OSError as error:
             raise DatabaseUnreachable(f"{program} of the embedded PostgreSQL cannot be run: {error}") from error
         if done.returncode:
-            told = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "it said nothing")
             raise DatabaseUnreachable(
-                f"{program} of the embedded PostgreSQL failed ({done.returncode}): {told.strip()}"
+                f"{program} of the embedded PostgreSQL failed ({done.returncode}): {_reason(done.stdout)}"
             )
         return str(done.stdout)
+
+
+def _reason(printed: str) -> str:
+    """Return the line that says why: the last one is often only what was done about it."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    faults = [line for line in lines if _FAULT.search(line)]
+    return (faults or lines or ["it said nothing"])[-1]
 
 
 def server_account() -> Account:
