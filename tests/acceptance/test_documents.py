@@ -29,6 +29,12 @@ def steps(block: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_do_what_it_says(installed: Installation, tmp_path: Path, page: str) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for language in ("python", "sh"):
+        for source in blocks(page, language):
+            if named := re.match(r"# (\w+)(\.\w+)\n", source):  # a file that the page shows, in a folder of its name
+                folder = tmp_path / named[1]
+                folder.mkdir()
+                (folder / f"{named[1]}{named[2]}").write_text(source)
     for block in blocks(page, "console"):
         for command, shown in steps(block):
             done = subprocess.run(
