@@ -34,9 +34,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 async def exchanges(size: int, calls: int, place: tuple[int, int]) -> list[float]:
     """Seconds of each exchange, with driver and worker pinned to these CPUs."""
     loop = asyncio.get_running_loop()
-    worker = subprocess.Popen(
-        [sys.executable, "-c", ECHO, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    worker = subprocess.Popen([sys.executable, "-c", ECHO, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None
     assert worker.stdout is not None
     read, write = worker.stdout.fileno(), worker.stdin.fileno()
