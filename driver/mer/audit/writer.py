@@ -48,7 +48,7 @@ class GroupWriter:
         self._waiting.append((body, future))
         if self._task is None:
             self._task = asyncio.create_task(self._write(), name="access log writer")
-        return await asyncio.shield(future)
+        return await future  # nobody but this caller waits for it: cancelled or not, the record stays in the queue
 
     async def close(self) -> None:
         """Wait until everything that was given is written or has failed."""

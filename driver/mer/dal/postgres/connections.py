@@ -85,8 +85,13 @@ class Connections:
                 raise
             return await once()
 
-    async def ask_in_turn(self, query: str, parameters: Mapping[str, object], *, repeatable: bool) -> list[Any]:
-        """Run a statement on the first connection, after those that wait for it: appends keep their order."""
+    async def ask_in_turn(
+        self, query: str, parameters: Mapping[str, object], *, repeatable: Callable[[], bool]
+    ) -> list[Any]:
+        """Run a statement on the first connection, after those that wait for it: appends keep their order.
+
+        Whether it is `repeatable` is asked only where an answer was lost: to know it takes a look into every body.
+        """
 
         async def once() -> list[Any]:
             async with self._turn:
@@ -95,7 +100,7 @@ class Connections:
         try:
             return await once()
         except ConnectionLost:
-            if not repeatable:
+            if not repeatable():
                 raise
             return await once()
 

@@ -84,6 +84,6 @@ class PostgresStore(PostgresRepositories):
 
     async def _append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         rows = await self._connections.ask_in_turn(
-            self._queries["append"], {"bodies": list(bodies)}, repeatable=repeatable(bodies)
+            self._queries["append"], {"bodies": list(bodies)}, repeatable=lambda: repeatable(bodies)
         )
         return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
