@@ -28,6 +28,7 @@ from mer.registry.weights import WeightsRegistered, WeightsRegistry
 
 if TYPE_CHECKING:
     from mer.content.checking import Collected, ContentReport
+    from mer.registry.declared.registry import DeclaredRegistry
 
 
 class Mer:
@@ -70,6 +71,22 @@ class Mer:
     def database(self) -> str:
         """Which database this is, for people, without secrets."""
         return self._store.name
+
+    @property
+    def declared(self) -> DeclaredRegistry:
+        """The registry as a file: planned, applied, exported. Imported here: a run has no use for it."""
+        from mer.registry.declared.registry import DeclaredRegistry
+
+        return DeclaredRegistry(
+            store=self._store,
+            changes=self._changes,
+            content=self.content,
+            servers=self.servers,
+            models=self.models,
+            weights=self.weights,
+            placements=self.placements,
+            claim=self._claim,
+        )
 
     async def run(
         self,

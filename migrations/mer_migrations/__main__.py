@@ -55,6 +55,8 @@ def program(context: click.Context, database_url: str | None, env_file: Path | N
     context.obj = lambda: target(load(environ=os.environ, flags=flags, env_file=env_file))
 
 
+ALLOWING = "Allow changes to the registry; without it, it is read-only."
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -88,6 +90,26 @@ def check(open_target: Any, *, as_json: bool) -> None:
         raise NotMigrated(f"{database.shown} lacks {names}", hint="Run: mer-migrate upgrade")
     if not as_json:
         click.echo(f"{database.shown}: up to date")
+
+
+@program.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-a", "--allow-model-server-runtime-changes", "allow_changes", is_flag=True, default=None, help=ALLOWING)
+@click.option("--plan", "only_plan", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--prune", is_flag=True, help="Retire and take away what FILE no longer names.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before that.")
+@as_json
+@click.pass_context
+def seed(context: click.Context, /, file: Path, *, allow_changes: bool | None, as_json: bool, **how: bool) -> None:
+    """Make the registry what FILE says, as `mer registry apply` does; a second time changes nothing."""
+    from mer_migrations.seeding import seed as run_seed  # `mer` whole: what moves a schema has no use for it
+
+    assert context.parent is not None
+    given = context.parent.params
+    flags = {"database_url": given["database_url"], "allow_changes": allow_changes}
+    settings = load(environ=os.environ, flags=flags, env_file=given["env_file"])
+    told = run_seed(settings, file, environ=os.environ, **how)
+    click.echo(told.json() if as_json else told.text())
 
 
 @program.command()

@@ -36,19 +36,30 @@ def take_in(path: Path, *, blobs: Shelf, lists: Shelf) -> WeightsList:
     Raises:
         WeightsInvalid, ContentUnwritable.
     """
-    from mer.content.tensor_files import open_tensors  # a run maps tensors and parses no file of any author
-
-    entries: list[TensorEntry] = []
-    with open_tensors(path) as tensors:
-        for tensor in tensors:
-            digest = blobs.add(tensor.chunks()).digest
-            entries.append(TensorEntry(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, digest=digest))
+    entries = take_in_tensors(path, blobs)
     blobs.settle(entry.digest for entry in entries)
     # the list comes last: where it stands, everything that it names is on the disk
     text = format_weights(entries)
     identifier = lists.add([text.encode()]).digest
     lists.settle([identifier])
     return load(identifier, blobs=blobs, lists=lists)
+
+
+def take_in_tensors(path: Path, blobs: Shelf) -> list[TensorEntry]:
+    """Bring in each tensor of a file, or of a folder of such files.
+
+    Raises:
+        WeightsInvalid, ContentUnwritable.
+    """
+    from mer.content.tensor_files import open_tensors  # a run maps tensors and parses no file of any author
+
+    with open_tensors(path) as tensors:
+        return [
+            TensorEntry(
+                name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, digest=blobs.add(tensor.chunks()).digest
+            )
+            for tensor in tensors
+        ]
 
 
 def load(identifier: Digest, *, blobs: Shelf, lists: Shelf) -> WeightsList:

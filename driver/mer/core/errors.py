@@ -21,7 +21,7 @@
     ├── NotAllowed 77
     │   └── ChangesNotAllowed, AuthenticationFailed
     ├── ConfigurationError 78
-    │   └── NotMigrated, PackageInvalid, WeightsInvalid, FolderUnsafe
+    │   └── NotMigrated, PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
     ├── WorkerLost 125
@@ -227,6 +227,10 @@ class PackageInvalid(ConfigurationError):
 
 class WeightsInvalid(ConfigurationError):
     """The weights cannot be used."""
+
+
+class RegistryFileInvalid(ConfigurationError):
+    """The registry file cannot be applied."""
 
 
 class FolderUnsafe(ConfigurationError):

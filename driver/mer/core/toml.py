@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from mer.core.errors import PackageInvalid
 
-Value: TypeAlias = "bool | int | float | str | Sequence[Value]"
+Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value]"
 
 INT64 = range(-(2**63), 2**63)
 """The integers of TOML."""
@@ -65,6 +65,9 @@ def value_text(value: Value) -> str:
             return repr(value)  # the shortest digits that read back as the same float; TOML takes this form
         case str():
             return f'"{"".join(map(_escaped, value))}"'
+        case Mapping():
+            inside = ", ".join(f"{key_text(key)} = {value_text(item)}" for key, item in value.items())
+            return f"{{ {inside} }}" if inside else "{}"
         case _:
             return f"[{', '.join(map(value_text, value))}]"
 

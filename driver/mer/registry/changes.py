@@ -46,11 +46,12 @@ class Changes:
             raise error
 
     async def apply(
-        self, actor: Actor, action: str, work: Callable[[Repositories], Awaitable[tuple[T, Mapping[str, Json]]]]
+        self, actor: Actor, action: str, work: Callable[[Repositories], Awaitable[tuple[T, Mapping[str, Json] | None]]]
     ) -> T:
         """Run `work` in a transaction, append what it tells of itself, commit, and return its result.
 
-        `work` may run several times: it must have no effect but through the repositories it is given.
+        A `work` that tells None has found everything as it should be, and leaves no record. It may run several times:
+        it must have no effect but through the repositories it is given.
 
         Raises:
             ChangesNotAllowed: recorded.
@@ -64,7 +65,8 @@ class Changes:
             try:
                 async with self._store.transaction() as repositories:
                     result, detail = await work(repositories)
-                    await self._recorder.append_change(repositories, actor=actor, action=action, detail=detail)
+                    if detail is not None:
+                        await self._recorder.append_change(repositories, actor=actor, action=action, detail=detail)
                 return result
             except ConcurrentChange:
                 if attempt + 1 == ATTEMPTS:

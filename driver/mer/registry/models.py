@@ -10,7 +10,7 @@ import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import ModelNotFound, Retired, UsageError
+from mer.core.errors import Busy, ModelNotFound, Retired, UsageError
 from mer.core.identifiers import uuid7
 from mer.core.records import (
     PAGE,
@@ -108,37 +108,46 @@ class ModelRegistry:
         name: str,
         parts: Parts,
         *,
+        number: int | None = None,
         description: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Registered:
         """Register a version; the model is made with its first one, which the alias `default` then means.
 
+        With `number` it becomes that version or none: the same as the version before it makes one of its own, too.
+
         Raises:
             Retired, UsageError, ChangesNotAllowed
+            Busy: another version has that number, or it is not the next.
         """
         name = check_name(name)
         if parts.spec.command:
-            _check_command(parts.spec.command)
+            check_command(parts.spec.command)
 
-        async def add(within: Repositories) -> tuple[Registered, Mapping[str, Json]]:
+        async def add(within: Repositories) -> tuple[Registered, Mapping[str, Json] | None]:
+            # here too: somebody may have registered it between the first look and this attempt
+            if same := await self._same_already(within, name, parts, number):
+                return same, None
             model = await self._model(within, name, description, labels)
-            number = await within.models.latest_version(model.id) + 1
+            next_number = await within.models.latest_version(model.id) + 1
+            if number not in (None, next_number):
+                raise Busy(f"{name}:{number} cannot be registered: the next version is {next_number}")
             version = Version(
                 model=model.id,
-                number=number,
+                number=next_number,
                 spec=parts.spec,
                 package=parts.package,
                 weights=parts.weights,
                 created_at=self._clock(),
             )
             await within.models.add_version(version)
-            if number == 1:
+            if next_number == 1:
                 await self._move(within, actor, model.id, DEFAULT_ALIAS, 1)
             registered = Registered(model=model, version=version, created=True)
             return registered, _version_detail(model, version)
 
         await self._changes.require_allowed(actor, "model.register")
-        if same := await self._same_already(name, parts):
+        if same := await self._same_already(self._store, name, parts, number):
             return same
         return await self._changes.apply(actor, "model.register", add)
 
@@ -224,14 +233,16 @@ class ModelRegistry:
             raise Retired(f"the model {name} was retired on {model.retired_at:%Y-%m-%d}; its name stays taken")
         return model
 
-    async def _same_already(self, name: str, parts: Parts) -> Registered | None:
-        models = self._store.models
+    async def _same_already(
+        self, within: Repositories, name: str, parts: Parts, number: int | None
+    ) -> Registered | None:
+        models = within.models
         try:
             model = await models.get(name)
         except ModelNotFound:
             return None
         latest = await models.latest_version(model.id)
-        if latest == 0 or model.retired_at is not None:
+        if latest == 0 or model.retired_at is not None or number not in (None, latest):
             return None
         version = await models.version(model.id, latest)
         retired = any(retirement.number == latest for retirement in await models.retirements(model.id))
@@ -267,7 +278,12 @@ async def meant(within: Repositories, model: Model, reference: Reference) -> Ver
     return await require_in_use(within, model, number)
 
 
-def _check_command(command: Command) -> None:
+def check_command(command: Command) -> None:
+    """Check that a record can hold the command.
+
+    Raises:
+        UsageError
+    """
     words = (*command.argv, command.directory or "")
     if sum(map(len, words)) > MAX_COMMAND:
         raise UsageError(f"the command has more than {MAX_COMMAND} characters")

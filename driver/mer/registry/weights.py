@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import Retired, UsageError, WeightsNotFound
+from mer.core.errors import Busy, Retired, UsageError, WeightsNotFound
 from mer.core.identifiers import uuid7
 from mer.core.records import PAGE, Digest, Page, Weights, WeightsId, WeightsVersion
 from mer.core.references import check_name, parse_reference
 from mer.dal.base import Repositories, Store
 from mer.registry.changes import Changes
-from mer.registry.describing import check_description, check_labels
+from mer.registry.describing import changed_labels, check_description, check_labels
 
 
 class WeightsView(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,21 +81,31 @@ class WeightsRegistry:
         digest: Digest,
         tensors: int,
         size: int,
+        number: int | None = None,
         description: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> WeightsRegistered:
         """Register a version: a list of tensors that the content store holds already.
 
+        With `number` it becomes that version or none: the same as the version before it makes one of its own, too.
+
         Raises:
             Retired, ChangesNotAllowed
+            Busy: another version has that number, or it is not the next.
         """
         name = check_name(name)
 
-        async def add(within: Repositories) -> tuple[WeightsRegistered, Mapping[str, Json]]:
+        async def add(within: Repositories) -> tuple[WeightsRegistered, Mapping[str, Json] | None]:
+            # here too: somebody may have registered it between the first look and this attempt
+            if same := await self._same_already(within, name, digest, number):
+                return same, None
             weights = await self._weights(within, name, description, labels)
+            next_number = await within.weights.latest_version(weights.id) + 1
+            if number not in (None, next_number):
+                raise Busy(f"{name}:{number} cannot be registered: the next version is {next_number}")
             version = WeightsVersion(
                 weights=weights.id,
-                number=await within.weights.latest_version(weights.id) + 1,
+                number=next_number,
                 digest=digest,
                 tensors=tensors,
                 size=size,
@@ -105,9 +116,31 @@ class WeightsRegistry:
             return WeightsRegistered(weights=weights, version=version, created=True), detail
 
         await self._changes.require_allowed(actor, "weights.register")
-        if same := await self._same_already(name, digest):
+        if same := await self._same_already(self._store, name, digest, number):
             return same
         return await self._changes.apply(actor, "weights.register", add)
+
+    async def edit(
+        self, actor: Actor, name: str, *, description: str | None = None, labels: Mapping[str, str | None] | None = None
+    ) -> Weights:
+        """Change what is given; a label of None is taken away, those not named stay.
+
+        Raises:
+            WeightsNotFound, ChangesNotAllowed
+        """
+
+        async def change(within: Repositories) -> tuple[Weights, Mapping[str, Json]]:
+            weights = await within.weights.get(name)
+            changed: dict[str, Any] = {}
+            if description is not None:
+                changed["description"] = check_description(description)
+            if labels is not None:
+                changed["labels"] = changed_labels(weights.labels, labels)
+            weights = msgspec.structs.replace(weights, **changed)
+            await within.weights.replace(weights)
+            return weights, {"weights_name": weights.name, "changed": changed}
+
+        return await self._changes.apply(actor, "weights.edit", change)
 
     async def retire(self, actor: Actor, name: str) -> Weights:
         """Take weights out of use. Versions of models that have them keep them.
@@ -143,13 +176,15 @@ class WeightsRegistry:
             raise Retired(f"the weights {name} were retired on {weights.retired_at:%Y-%m-%d}; their name stays taken")
         return weights
 
-    async def _same_already(self, name: str, digest: Digest) -> WeightsRegistered | None:
+    async def _same_already(
+        self, within: Repositories, name: str, digest: Digest, number: int | None
+    ) -> WeightsRegistered | None:
         try:
-            weights = await self._store.weights.get(name)
+            weights = await within.weights.get(name)
         except WeightsNotFound:
             return None
-        latest = await self._store.weights.latest_version(weights.id)
-        if latest == 0 or weights.retired_at is not None:
+        latest = await within.weights.latest_version(weights.id)
+        if latest == 0 or weights.retired_at is not None or number not in (None, latest):
             return None
-        version = await self._store.weights.version(weights.id, latest)
+        version = await within.weights.version(weights.id, latest)
         return WeightsRegistered(weights=weights, version=version, created=False) if version.digest == digest else None

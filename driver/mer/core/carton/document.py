@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mer.core.toml import INT64
 
@@ -11,21 +11,30 @@ MOST_FAULTS = 20
 """Faults told of one document: a file of another format must not fill the terminal."""
 
 
+class Fault(NamedTuple):
+    """What is wrong with one value."""
+
+    path: tuple[str | int, ...]
+    """Keys and indexes from the root of the document."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return both as people write them: `runner.opts is no table`."""
+        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+        return f"{place.removeprefix('.')} {self.why}".lstrip()
+
+
 class Table:
     """One table of a document, which knows its place in it and where faults are noted."""
 
-    def __init__(self, values: Mapping[str, Any], *, place: str = "", faults: list[str]) -> None:
+    def __init__(self, values: Mapping[str, Any], *, path: tuple[str | int, ...] = (), faults: list[Fault]) -> None:
         self.values = values
-        self.place = place
+        self.path = path
         self.faults = faults
 
-    def at(self, key: str) -> str:
-        """Return the place of `key` as people write it: `runner.opts`."""
-        return f"{self.place}.{key}" if self.place else key
-
-    def fault(self, key: str, why: str) -> None:
-        """Note what is wrong with `key`."""
-        self.faults.append(f"{self.at(key)} {why}")
+    def fault(self, key: str, why: str, *, index: int | None = None) -> None:
+        """Note what is wrong with `key`, or with the item of its array at `index`."""
+        self.faults.append(Fault((*self.path, key, *(() if index is None else (index,))), why))
 
     def text(self, key: str) -> str | None:
         """Return a string; None where there is none, or where it is a fault."""
@@ -70,15 +79,15 @@ class Table:
     def table(self, key: str) -> Table:
         """Return the table under `key`; an empty one where there is none."""
         value = self._typed(key, dict, "table") or {}
-        return Table(value, place=self.at(key), faults=self.faults)
+        return Table(value, path=(*self.path, key), faults=self.faults)
 
     def tables(self, key: str) -> Iterator[Table]:
         """Give each table of the array under `key`; none where there is no such array."""
         for index, item in enumerate(self._typed(key, list, "array of tables") or []):
             if isinstance(item, dict):
-                yield Table(item, place=f"{self.at(key)}[{index}]", faults=self.faults)
+                yield Table(item, path=(*self.path, key, index), faults=self.faults)
             else:
-                self.fault(f"{key}[{index}]", "is no table")
+                self.fault(key, "is no table", index=index)
 
     def only(self, keys: Iterable[str]) -> None:
         """Note every key that is none of `keys`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 from mer.core import toml
-from mer.core.carton.document import MOST_FAULTS, Table
+from mer.core.carton.document import MOST_FAULTS, Fault, Table
 from mer.core.carton.rules import ARRAYS, CARTON_TOML, DTYPES, SHAPE_MEANT, SPEC_VERSION, is_shape, spec_faults
 from mer.core.errors import PackageInvalid
 from mer.core.specs import ANY, Command, Limits, Option, Shape, TensorSpec, Tokens, VersionSpec
@@ -22,21 +22,22 @@ def read(text: str) -> VersionSpec:
     except (ValueError, RecursionError) as error:
         # ValueError: TOMLDecodeError is one, and so is what int() says of 5000 digits
         raise PackageInvalid(f"{CARTON_TOML}: {error}") from error
-    faults: list[str] = []
+    faults: list[Fault] = []
     root = Table(document, faults=faults)
     version = root.needed_integer("spec_version")
     if not faults and version != SPEC_VERSION:
         raise PackageInvalid(f"{CARTON_TOML}: is of Carton's version {version}; this program reads {SPEC_VERSION}")
-    spec = _spec(root)
+    spec = read_spec(root)
     _check_references(root)
     # what a fault of reading left empty would only be complained of a second time
-    faults = faults or spec_faults(spec)
-    if faults:
-        raise PackageInvalid(f"{CARTON_TOML}: {'; '.join(faults[:MOST_FAULTS])}")
+    told = list(map(str, faults)) or spec_faults(spec)
+    if told:
+        raise PackageInvalid(f"{CARTON_TOML}: {'; '.join(told[:MOST_FAULTS])}")
     return spec
 
 
-def _spec(root: Table) -> VersionSpec:
+def read_spec(root: Table) -> VersionSpec:
+    """Return what the keys of a carton.toml say; `rules.spec_faults` tells whether it may be said."""
     runner = root.table("runner")
     ours = root.table("mer")
     ours.only(("arrays", "input", "output", "command", "limits"))

@@ -24,6 +24,7 @@ ENTRIES: Mapping[str, Entry] = {
     "model": Entry("mer.faces.commands.model", "Models: register, name by aliases, place, ping, retire."),
     "weights": Entry("mer.faces.commands.weights", "Weights: register, and use with a model's code."),
     "server": Entry("mer.faces.commands.server", "Servers: the places that run models."),
+    "registry": Entry("mer.faces.commands.registry", "The registry as a file: apply one, export one."),
     "log": Entry("mer.faces.commands.log", "The access log: read, verify, export."),
     "store": Entry("mer.faces.commands.store", "The content store: packages and weights on disk."),
     "driver": Entry("mer.faces.commands.driver", "Drivers: the living processes that run models."),
