@@ -107,6 +107,7 @@ class Mer:
             NotFound, InputInvalid, Busy, ContentError: nothing was started; the refusal is on record.
             ModelFailed, WorkerLost, DeadlineExceeded, ProtocolError: it was started; its end is on record.
             DatabaseUnreachable: nothing was started, and nothing could be recorded.
+            UsageError: the timeout is not a finite number above 0.
         """
         return await self._executor.run(
             reference, inputs or {}, actor=actor or self.actor, on=on, timeout=timeout, on_log=on_log

@@ -256,3 +256,13 @@ async def test_a_ping_of_a_model_that_does_not_load_says_so(tmp_path: Path) -> N
         await register(m, tmp_path, "def load(:\n")
         steps = await m.ping_model("model")
     assert [(step.name, step.ok, step.exit_code) for step in steps] == [("content", True, 0), ("worker", False, 1)]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), 0, -1, "5", True])
+async def test_a_timeout_that_is_none_is_refused_and_jams_nothing(tmp_path: Path, timeout: Any) -> None:
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, ECHO)
+        await m.run("model", {"x": "a"}, timeout=20)
+        with pytest.raises(UsageError, match="finite number of seconds above 0"):
+            await m.run("model", {"x": "a"}, timeout=timeout)
+        assert (await m.run("model", {"x": "a"}, timeout=20)).outputs == {"x": "a"}

@@ -28,6 +28,8 @@ class Driver(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a process that this user can see and signal from here."""
     this: bool
     """Whether it is the one that asks."""
+    dead: bool
+    """Whether it has ended without giving its lease back: what it left open becomes `lost` with the next run."""
 
 
 class Drivers:
@@ -67,6 +69,7 @@ def _driver(lease: Lease, here: ProcessIdentity, now: dt.datetime) -> Driver:
         silent_seconds=max(0.0, (now - lease.last_seen).total_seconds()),
         here=dead is False and _owner(lease.pid) == os.getuid(),
         this=dead is False and lease.pid == here.pid,
+        dead=dead is True,
     )
 
 

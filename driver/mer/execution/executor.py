@@ -27,6 +27,7 @@ from mer.core.errors import (
 from mer.core.identifiers import uuid7
 from mer.core.records import InvocationId, LeaseId, Outcome
 from mer.core.specs import VersionSpec
+from mer.core.timeouts import check_timeout
 from mer.dal.base import Store
 from mer.execution.digests import digests
 from mer.execution.finishes import Finishes
@@ -115,7 +116,7 @@ class Executor:
         on_log: LogCallback | None = None,
     ) -> Result:
         """Run one invocation (see `Mer.run`)."""
-        began = self._monotonic()
+        began, timeout = self._monotonic(), check_timeout(timeout)
         prepared = await self._prepare(reference, inputs, actor=actor, on=on)
         timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
         deadline = None if timeout is None else began + timeout

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from mer.core.errors import InputInvalid, WorkerLost
+from mer.core.errors import InputInvalid, ModelFailed, WorkerLost
+from mer.core.timeouts import check_timeout
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
@@ -36,6 +37,7 @@ class LoadedModel(ABC):
 
         Raises:
             InputInvalid: an input cannot be sent.
+            UsageError: the timeout is not a finite number above 0.
             ModelFailed: the handler raised; its traceback is in the error.
             DeadlineExceeded, WorkerLost, ProtocolViolation: as Session.infer.
         """
@@ -78,9 +80,15 @@ class WorkerModel(LoadedModel):
             encoded = encode(inputs)
         except WireError as error:
             raise InputInvalid(str(error)) from error
+        timeout = check_timeout(timeout)
         session = self.session if self.session.lost is None else await self._again()
         deadline = None if timeout is None else self._loop.time() + timeout
-        return (await session.infer(encoded, meta=meta, deadline=deadline, on_log=on_log)).outputs
+        try:
+            return (await session.infer(encoded, meta=meta, deadline=deadline, on_log=on_log)).outputs
+        except ModelFailed as error:
+            if error.traceback:
+                error.add_note(f"\nIn the worker:\n{error.traceback.rstrip()}")  # Python shows it below its own
+            raise
 
     async def aclose(self) -> None:
         self._closed = True

@@ -166,9 +166,9 @@ class Session:
             await self._room(deadline)
         if self._lost is not None:
             raise self._lost_again()
+        number = 0 if deadline is None else self._milliseconds(deadline)
         request, call = self._calls.add(deadline, on_log)
         try:
-            number = 0 if deadline is None else self._milliseconds(deadline)
             message = encoded.message(Kind.INFER, request, number=number, meta=meta, most=self._most_body)
         except WireError as error:
             self._calls.take(request)

@@ -59,7 +59,7 @@ async def list_drivers(face: Face) -> None:
                 driver.lease.host,
                 driver.lease.actor,
                 face.console.time(driver.lease.acquired_at),
-                f"{driver.silent_seconds:.0f} s",
+                "dead" if driver.dead else f"{driver.silent_seconds:.0f} s",
                 driver.lease.id,
             )
             for driver in drivers
@@ -83,4 +83,4 @@ async def stop(face: Face, grace: float) -> None:
 
 
 def _document(driver: Driver) -> dict[str, Any]:
-    return {"lease": driver.lease, "silent_seconds": round(driver.silent_seconds, 3), "here": driver.here}
+    return {"lease": driver.lease, "silent_seconds": round(driver.silent_seconds, 3), "here": driver.here, "dead": driver.dead}
