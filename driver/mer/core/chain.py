@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from mer.core.errors import UsageError
 
 GENESIS = "0" * 64
@@ -106,7 +108,7 @@ class Verifier:
     def __init__(
         self, *, chain: str, after: Head = EMPTY, checkpoint: Checkpoint | None = None, most_faults: int = 100
     ) -> None:
-        self.head = after
+        self._seq, self._digest = after.seq, after.digest
         self.records = 0
         self.faults: list[Fault] = []
         self._chain = chain
@@ -117,17 +119,28 @@ class Verifier:
             self._fault(0, f"this is chain {chain}, the checkpoint is of chain {checkpoint.chain}")
         self._pass(after)
 
+    @property
+    def head(self) -> Head:
+        """The last record that was looked at."""
+        return Head(seq=self._seq, digest=self._digest)
+
     def feed(self, links: Iterable[Link]) -> None:
         """Check the next records, in order of seq."""
+        told = self._checkpoint.seq if self._checkpoint else None
         for link in links:
-            self._check(link)
+            # nearly every record holds, and a log has millions: only what does not is looked at closely, to be named
+            if link.seq != told and self._holds(link):
+                self.records += 1
+                self._seq, self._digest = link.seq, link.digest
+            else:
+                self._check(link)
 
     def finish(self) -> list[Fault]:
         """Check what shows only at the end, and return every fault."""
-        if self._checkpoint and self._checkpoint.seq > self.head.seq:
+        if self._checkpoint and self._checkpoint.seq > self._seq:
             self._fault(
                 self._checkpoint.seq,
-                f"the checkpoint names record {self._checkpoint.seq}, the log ends at {self.head.seq}: its tail was cut",
+                f"the checkpoint names record {self._checkpoint.seq}, the log ends at {self._seq}: its tail was cut",
             )
         elif self._checkpoint and not self._passed:
             self._fault(
@@ -142,21 +155,45 @@ class Verifier:
             if head.digest != self._checkpoint.digest:
                 self._fault(head.seq, "is not the record of the checkpoint: the log was rewritten")
 
+    def _holds(self, link: Link) -> bool:
+        """Tell whether `_check` would find no fault, at a fifth of its cost; False may also mean that it is not known."""
+        seq, previous, columns = link.seq, link.previous, link.columns
+        if seq != self._seq + 1 or previous != self._digest or digest(previous, link.body, seq) != link.digest:
+            return False
+        try:
+            body = _decode(link.body)
+        except (ValueError, RecursionError):
+            return False  # a column of an unusual type is no fault yet
+        if body.chain != self._chain:
+            return False
+        return not columns or columns == {
+            "kind": body.kind,
+            "at": body.at,
+            "invocation": body.invocation,
+            "lease": body.lease,
+            "actor": body.actor and body.actor.user,
+            "model": body.model,
+            "version": body.version,
+            "server": body.server,
+            "outcome": body.outcome,
+            "action": body.action,
+        }
+
     def _check(self, link: Link) -> None:
         self.records += 1
-        expected = self.head.seq + 1
+        expected = self._seq + 1
         if link.seq != expected:
             if link.seq > expected:
                 gone = f"record {expected}" if link.seq == expected + 1 else f"records {expected} to {link.seq - 1}"
                 self._fault(expected, f"{gone} missing")
             else:
                 self._fault(link.seq, "stands out of order")
-        elif link.previous != self.head.digest:
+        elif link.previous != self._digest:
             self._fault(link.seq, "does not follow from the record before it: one was changed, inserted or swapped")
         if digest(link.previous, link.body, link.seq) != link.digest:
             self._fault(link.seq, "its body does not have its digest: it was changed")
         self._compare(link)
-        self.head = Head(seq=link.seq, digest=link.digest)
+        self._seq, self._digest = link.seq, link.digest
         self._pass(self.head)
 
     def _compare(self, link: Link) -> None:
@@ -178,6 +215,28 @@ class Verifier:
         if len(self.faults) < self._most_faults:
             self.faults.append(Fault(seq=seq, what=what))
 
+
+class _Actor(msgspec.Struct, gc=False):
+    user: str | None = None
+
+
+class _Body(msgspec.Struct, gc=False):
+    """What a verifier looks at in a body, with the types that nearly all have; others are read by `json` and `derived`."""
+
+    chain: str | None = None
+    kind: str | None = None
+    at: str | None = None
+    invocation: str | None = None
+    lease: str | None = None
+    actor: _Actor | None = None
+    model: str | None = None
+    version: int | None = None
+    server: str | None = None
+    outcome: str | None = None
+    action: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
 
 COLUMNS = ("kind", "at", "invocation", "lease", "actor", "model", "version", "server", "outcome", "action")
 """The columns that stores derive from a body, so that the log can be queried without parsing every body."""

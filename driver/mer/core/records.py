@@ -147,7 +147,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
 
 
-class AccessRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AccessRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # of text and numbers: it can be in no cycle
     """A record of the access log as a store holds it: the body is the exact text that was hashed."""
 
     seq: int

@@ -168,5 +168,7 @@ def _time(text: str) -> str:
 
     Both are text, and nothing between them is: to make a datetime of it and text again would take five times as long.
     """
+    if len(text) == 29:  # nearly all have six digits
+        return f"{text[:10]}T{text[11:26]}Z"
     whole, _, fraction = text.removesuffix("+00").partition(".")
     return f"{whole[:10]}T{whole[11:]}.{fraction:0<6}Z"
