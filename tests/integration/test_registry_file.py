@@ -7,8 +7,9 @@ import shlex
 import numpy as np
 import pytest
 
-from mer.core.errors import Busy, ChangesNotAllowed, DigestMismatch, RegistryFileInvalid
+from mer.core.errors import Busy, ChangesNotAllowed, ConfigurationError, DigestMismatch, RegistryFileInvalid
 from mer.dal.memory import MemoryStore
+from mer.registry.declared import writing
 from tests.support.registry import ADA
 from tests.support.running import folder_with, running
 from tests.support.typing_in import Terminal, environ_of
@@ -245,6 +246,18 @@ async def test_what_is_no_text_or_too_large_is_refused(mer, file, content):
     file.write_bytes(content)
     with pytest.raises(RegistryFileInvalid):
         await mer.declared.plan(file)
+
+
+@pytest.mark.parametrize("bound", ["MAX_BYTES", "MAX_ENTRIES"])
+async def test_no_export_is_larger_than_what_can_be_applied(mer, file, monkeypatch, bound):
+    await apply(mer, file)
+    text = await mer.declared.export()
+    size = len(text.encode()) if bound == "MAX_BYTES" else text.count("\n[")
+    monkeypatch.setattr(writing, bound, size)
+    assert await mer.declared.export() == text
+    monkeypatch.setattr(writing, bound, size - 1)
+    with pytest.raises(ConfigurationError):
+        await mer.declared.export()
 
 
 # --- the commands

@@ -49,10 +49,11 @@ STATEMENTS = st.one_of(
 
 
 def paths(value, place=()):
-    """Every key and index of a document."""
+    """Every key of a document, and every index of a table or an array in it."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, inner in steps:
-        yield (*place, step)
+        if isinstance(step, str) or isinstance(inner, dict | list):
+            yield (*place, step)
         yield from paths(inner, (*place, step))
 
 

@@ -386,3 +386,18 @@ async def test_a_command_is_bounded(r: Registry, length: int, fits: bool) -> Non
     else:
         with pytest.raises(UsageError, match="characters"):
             await r.models.register(ADA, "chat", command)
+
+
+async def test_the_same_registered_by_several_at_once_is_one_version(postgres_server):
+    from mer.dal.postgres.store import PostgresStore
+
+    store = PostgresStore(postgres_server.wiped().driver())
+    await store.open()
+    try:
+        use = registry(store)
+        registered = await asyncio.gather(*(use.models.register(ADA, "m", parts("a")) for _ in range(6)))
+        assert {each.version.number for each in registered} == {1}
+        assert sum(each.created for each in registered) == 1
+        assert (await use.actions()).count("model.register") == 1
+    finally:
+        await store.close()

@@ -18,9 +18,9 @@ key = 1
 
 [[models.'a.b'.versions]]
 package = "one"
-aliases = [
-  "prod", # "]"
-  "test",
+rows = [
+  { x = "prod" }, # "]"
+  { x = "test" },
 ]
 
 [[models."a.b".versions]]
@@ -42,10 +42,11 @@ name = 'x'
         (("models", "a.b", "note"), 5),
         (("models", "a.b", "versions", 0), 10),
         (("models", "a.b", "versions", 0, "package"), 11),
-        (("models", "a.b", "versions", 0, "aliases", 1), 14),
+        (("models", "a.b", "versions", 0, "rows", 1), 14),
+        (("models", "a.b", "versions", 0, "rows", 1, "x"), 14),
         (("models", "a.b", "versions", 1), 17),
         (("models", "a.b", "versions", 1, "carton", "runner", "runner_name"), 18),
-        (("models", "a.b", "versions", 1, "carton", "mer", "command", "argv", 0), 20),
+        (("models", "a.b", "versions", 1, "carton", "mer", "command", "argv"), 20),
         (("models", "a.b", "versions", 1, "carton", "input", 0, "name"), 22),
     ],
 )

@@ -10,7 +10,7 @@ import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import Busy, ModelNotFound, Retired, UsageError
+from mer.core.errors import AlreadyExists, Busy, ConcurrentChange, ModelNotFound, Retired, UsageError
 from mer.core.identifiers import uuid7
 from mer.core.records import (
     PAGE,
@@ -227,7 +227,10 @@ class ModelRegistry:
                 labels=check_labels(labels or {}),
                 created_at=self._clock(),
             )
-            await within.models.add(model)
+            try:
+                await within.models.add(model)
+            except AlreadyExists as error:  # it was not there a moment ago: the next attempt finds it
+                raise ConcurrentChange(f"somebody else made the model {name}") from error
             return model
         if model.retired_at is not None:
             raise Retired(f"the model {name} was retired on {model.retired_at:%Y-%m-%d}; its name stays taken")

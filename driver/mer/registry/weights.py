@@ -10,7 +10,7 @@ import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import Busy, Retired, UsageError, WeightsNotFound
+from mer.core.errors import AlreadyExists, Busy, ConcurrentChange, Retired, UsageError, WeightsNotFound
 from mer.core.identifiers import uuid7
 from mer.core.records import PAGE, Digest, Page, Weights, WeightsId, WeightsVersion
 from mer.core.references import check_name, parse_reference
@@ -170,7 +170,10 @@ class WeightsRegistry:
                 labels=check_labels(labels or {}),
                 created_at=self._clock(),
             )
-            await within.weights.add(weights)
+            try:
+                await within.weights.add(weights)
+            except AlreadyExists as error:  # it was not there a moment ago: the next attempt finds it
+                raise ConcurrentChange(f"somebody else made the weights {name}") from error
             return weights
         if weights.retired_at is not None:
             raise Retired(f"the weights {name} were retired on {weights.retired_at:%Y-%m-%d}; their name stays taken")

@@ -28,7 +28,6 @@ from mer.registry.placements import PlacementRegistry
 from mer.registry.servers import ServerRegistry
 from mer.registry.weights import WeightsRegistry
 
-
 Claim: TypeAlias = Callable[[Digest | None, Digest | None], Awaitable[None]]
 """Says that this database needs a package and weights, so that nobody else's gc takes them away."""
 

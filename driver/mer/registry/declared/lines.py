@@ -126,7 +126,10 @@ class _Scanner:
         self.at += 1
         index = 0
         while self.text[self._skip(_BLANK)] != "]":
-            self._note((*place, index), self._line_here())
+            if (
+                self.text[self.at] in "[{"
+            ):  # no fault is told of a plain item, and a million of them would fill the memory
+                self._note((*place, index), self._line_here())
             self._value((*place, index), depth + 1)
             if self.text[self._skip(_BLANK)] == ",":
                 self.at += 1

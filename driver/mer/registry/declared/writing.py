@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from mer.core import carton, toml
+from mer.core.errors import ConfigurationError
 from mer.core.records import LOCAL, Digest, ServerKind, Version, WeightsVersion
 from mer.core.references import DEFAULT_ALIAS
 from mer.core.specs import Command, VersionSpec
-from mer.registry.declared.reading import FORMAT
+from mer.registry.declared.reading import FORMAT, MAX_BYTES, MAX_ENTRIES
 from mer.registry.declared.standing import Standing, StandingModel, StandingWeights
 
 Values: TypeAlias = "Mapping[str, toml.Value | None]"
@@ -20,10 +21,16 @@ def write_declaration(standing: Standing) -> str:
     """Return the file that, applied to an empty registry beside the same content store, gives this registry.
 
     Raises:
-        PackageInvalid: a value that TOML has no text for.
+        ConfigurationError: it would be too large to be applied.
     """
     blocks = [toml.pairs({"format": FORMAT}), *_servers(standing), *_weights(standing), *_models(standing)]
-    return "\n".join(blocks)
+    text = "\n".join(blocks)
+    # every entry is a table of its own, and no value goes over a line
+    if len(text.encode()) > MAX_BYTES or text.count("\n[") > MAX_ENTRIES:
+        raise ConfigurationError(
+            f"the registry is too large for one file: {MAX_BYTES} bytes and {MAX_ENTRIES} entries are the most"
+        )
+    return text
 
 
 def _servers(standing: Standing) -> Iterator[str]:
