@@ -11,64 +11,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import json
-import os
 import statistics
-import tempfile
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 import psycopg
+from database import embedded, fill
 
-from mer.audit.bodies import Bodies, Subject
 from mer.audit.log import AuditLog
-from mer.core.actor import Actor, Via
-from mer.core.identifiers import uuid7
-from mer.core.records import InvocationId, LeaseId
-from mer.dal.postgres.cluster import DRIVER
 from mer.dal.postgres.conninfo import conninfo
-from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
-from mer_migrations.postgres import runner
 
 BARE = (
     "SELECT seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action"
     " FROM mer.access ORDER BY seq DESC LIMIT 50"
 )
-LEASE = LeaseId(uuid7())
-ACTOR = Actor(user="bench", uid=0, via=Via.LIBRARY, host="bench", pid=1)
-
-
-async def fill(store: PostgresStore, records: int) -> None:
-    bodies = Bodies(chain=await store.access_log.chain())
-    for first in range(0, records, 1000):
-        await store.access_log.append(
-            [
-                bodies.started(
-                    at=dt.datetime.now(dt.UTC),
-                    actor=ACTOR,
-                    lease=LEASE,
-                    invocation=InvocationId(uuid7()),
-                    subject=Subject(reference="digits", model="digits", version=1, server="local"),
-                )
-                for _ in range(min(1000, records - first))
-            ]
-        )
 
 
 async def compare(records: int, rounds: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="mer-bench-") as folder:
-        Path(folder).chmod(0o711 if os.geteuid() == 0 else 0o700)
-        embedded = EmbeddedPostgres(Path(folder))
-        login = await asyncio.to_thread(embedded.ensure_running)
-        await asyncio.to_thread(runner.upgrade, embedded.owner(), driver=DRIVER)
+    with embedded() as server:
+        login = server.driver()
         store = PostgresStore(login)
         await store.open()
         bare = await psycopg.AsyncConnection.connect(conninfo(login), autocommit=True)
         try:
             await fill(store, records)
-            with psycopg.connect(conninfo(embedded.owner()), autocommit=True) as owner:
+            with psycopg.connect(conninfo(server.owner()), autocommit=True) as owner:
                 owner.execute("VACUUM ANALYZE mer.access")
             log = AuditLog(store)
             pairs = []
@@ -83,7 +54,6 @@ async def compare(records: int, rounds: int) -> dict[str, float]:
         finally:
             await bare.close()
             await store.close()
-            await asyncio.to_thread(embedded.stop)
     return {
         "records": records,
         "ours_ms": statistics.median(a for a, _ in pairs) * 1e3,
