@@ -83,4 +83,9 @@ async def stop(face: Face, grace: float) -> None:
 
 
 def _document(driver: Driver) -> dict[str, Any]:
-    return {"lease": driver.lease, "silent_seconds": round(driver.silent_seconds, 3), "here": driver.here, "dead": driver.dead}
+    return {
+        "lease": driver.lease,
+        "silent_seconds": round(driver.silent_seconds, 3),
+        "here": driver.here,
+        "dead": driver.dead,
+    }
