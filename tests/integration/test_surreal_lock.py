@@ -200,13 +200,6 @@ async def test_a_damaged_database_is_unreachable_with_the_engines_words(url: str
     await store.close()
 
 
-async def test_a_statement_that_takes_too_long_is_given_up(url: str) -> None:
-    store = SurrealStore(url, statement_seconds=0.001)
-    with pytest.raises(DatabaseUnreachable, match=r"within 0\.001 s"):
-        await store.open()
-    await store.close()
-
-
 async def test_an_integer_beyond_64_bits_is_refused(url: str) -> None:
     store = SurrealStore(url)
     await store.open()

@@ -193,3 +193,10 @@ async def test_a_change_that_was_given_up_still_ends_before_the_next_begins() ->
     await run.ask(query("UPDATE a:1 SET x += 1;"))
     assert await run.ask(query("SELECT VALUE x FROM ONLY a:1;")) == 2
     await connection.close()
+
+
+async def test_a_statement_that_takes_too_long_is_given_up() -> None:
+    connection = Connection(parse_address("mem://"), statement_seconds=0.2, lock_seconds=5, idle_seconds=5)
+    with pytest.raises(DatabaseUnreachable, match=r"within 0\.2 s"):
+        await connection.run("sleep(1s);", {})
+    await connection.close()
