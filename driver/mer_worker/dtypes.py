@@ -21,6 +21,24 @@ NUMERIC = {
 }
 """Bytes of one element, of the types whose elements are all of one size."""
 
+NUMPY_NAMES = {
+    "|b1": "bool",
+    "|i1": "int8",
+    "<i2": "int16",
+    "<i4": "int32",
+    "<i8": "int64",
+    "|u1": "uint8",
+    "<u2": "uint16",
+    "<u4": "uint32",
+    "<u8": "uint64",
+    "<f2": "float16",
+    "<f4": "float32",
+    "<f8": "float64",
+    "<c8": "complex64",
+    "<c16": "complex128",
+}
+"""By the codes that numpy and .npy files write for them, little-endian; bfloat16 has none."""
+
 STRING = "string"
 BYTES = "bytes"
 JSON = "json"

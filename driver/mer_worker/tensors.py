@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 
-from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, STRING
+from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, NUMPY_NAMES, STRING
 from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
 from mer_worker.wire import (
     ALIGNMENT,
@@ -322,27 +322,11 @@ def _pack_strings(name: str, values: Sequence[Any]) -> bytes:
     return struct.pack("<%dI" % len(texts), *map(len, texts)) + b"".join(texts)
 
 
-_NUMPY_NAMES = {
-    "|b1": "bool",
-    "|i1": "int8",
-    "<i2": "int16",
-    "<i4": "int32",
-    "<i8": "int64",
-    "|u1": "uint8",
-    "<u2": "uint16",
-    "<u4": "uint32",
-    "<u8": "uint64",
-    "<f2": "float16",
-    "<f4": "float32",
-    "<f8": "float64",
-    "<c8": "complex64",
-    "<c16": "complex128",
-}
-_NUMPY_DTYPES = {name: code for code, name in _NUMPY_NAMES.items()}
+_NUMPY_DTYPES = {name: code for code, name in NUMPY_NAMES.items()}
 
 
 def _encode_array(name: str, value: Any) -> tuple[str, tuple[int, ...], Bytes]:
-    dtype = _NUMPY_NAMES.get(value.dtype.str)
+    dtype = NUMPY_NAMES.get(value.dtype.str)
     if dtype is not None and value.flags.c_contiguous and type(value) is sys.modules["numpy"].ndarray:
         shape = value.shape
         return dtype, shape, memoryview(value).cast("B") if value.size else b""
@@ -362,7 +346,7 @@ def _encode_any_array(name: str, value: Any) -> tuple[str, tuple[int, ...], Byte
         bits = numpy.asarray(array, order="C").view(numpy.uint16) if shape else array.reshape(1).view(numpy.uint16)
         return "bfloat16", shape, memoryview(bits).cast("B") if bits.size else b""
     little = array.dtype.newbyteorder("<")
-    dtype = _NUMPY_NAMES.get(little.str)
+    dtype = NUMPY_NAMES.get(little.str)
     if dtype is None:
         raise TensorError(f"{name!r}: arrays of {array.dtype} cannot be sent")
     array = numpy.asarray(array, dtype=little, order="C")

@@ -8,28 +8,12 @@ from __future__ import annotations
 
 from mer.core.errors import WeightsInvalid
 from mer.core.weights import tensor_fault
+from mer_worker.dtypes import NUMPY_NAMES
 
 MAGIC = b"\x93NUMPY"
 
 PREFIX = 10
 """Bytes before the header: magic, version, and the header's length in 2 bytes, so that it has 65535 at most."""
-
-DTYPES = {
-    "|b1": "bool",
-    "|i1": "int8",
-    "<i2": "int16",
-    "<i4": "int32",
-    "<i8": "int64",
-    "|u1": "uint8",
-    "<u2": "uint16",
-    "<u4": "uint32",
-    "<u8": "uint64",
-    "<f2": "float16",
-    "<f4": "float32",
-    "<f8": "float64",
-    "<c8": "complex64",
-    "<c16": "complex128",
-}
 
 
 def header_length(prefix: bytes, where: str) -> int:
@@ -57,8 +41,8 @@ def parse_header(header: bytes, where: str) -> tuple[str, tuple[int, ...]]:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:  # TypeError: {[]: 1}
         raise WeightsInvalid(f"{where}: the header cannot be read") from error
     match row:
-        case {"descr": str(code), "fortran_order": bool(fortran), "shape": tuple(shape)} if code in DTYPES:
-            dtype = DTYPES[code]
+        case {"descr": str(code), "fortran_order": bool(fortran), "shape": tuple(shape)} if code in NUMPY_NAMES:
+            dtype = NUMPY_NAMES[code]
         case {"descr": code}:
             raise WeightsInvalid(
                 f"{where} has elements of the type {code!r}: little-endian numbers are meant",
