@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import check_name, parse_reference
 from mer.core.specs import VersionSpec
 from mer.dal.base import Store
+from mer.dal.paging import every
 from mer.execution.drivers import Drivers
 from mer.execution.executor import Executor
 from mer.execution.ping import Ping, Step
@@ -238,30 +240,14 @@ class Mer:
 
     async def _needed(self) -> set[Digest]:
         needed: set[Digest] = set()
-        after = None
-        while True:
-            models = await self._store.models.page(after=after, limit=MAX_PAGE, retired=True)
-            for model in models.items:
-                number = None
-                while True:
-                    versions = await self._store.models.versions(model.id, after=number, limit=MAX_PAGE)
-                    for version in versions.items:
-                        needed |= {digest for digest in (version.package, version.weights) if digest}
-                    if (number := versions.next) is None:
-                        break
-            if (after := models.next) is None:
-                break
-        while True:
-            page = await self._store.weights.page(after=after, limit=MAX_PAGE, retired=True)
-            for weights in page.items:
-                number = None
-                while True:
-                    listed = await self._store.weights.versions(weights.id, after=number, limit=MAX_PAGE)
-                    needed |= {version.digest for version in listed.items}
-                    if (number := listed.next) is None:
-                        break
-            if (after := page.next) is None:
-                return needed
+        models, weights = self._store.models, self._store.weights
+        async for model in every(partial(models.page, limit=MAX_PAGE, retired=True)):
+            async for version in every(partial(models.versions, model.id, limit=MAX_PAGE)):
+                needed |= {digest for digest in (version.package, version.weights) if digest}
+        async for named in every(partial(weights.page, limit=MAX_PAGE, retired=True)):
+            async for listed in every(partial(weights.versions, named.id, limit=MAX_PAGE)):
+                needed.add(listed.digest)
+        return needed
 
 
 def _require_absolute(spec: VersionSpec) -> None:

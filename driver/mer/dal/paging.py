@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
 from mer.core.errors import UsageError
 from mer.core.records import MAX_PAGE, AliasMove, Page
@@ -54,3 +54,20 @@ def move_after(after: str | None) -> tuple[dt.datetime, str, int] | None:
         return dt.datetime.fromisoformat(at), alias, int(move)
     except ValueError as error:
         raise UsageError(f"{after[:40]!r} is no place in this list") from error
+
+
+class Paged(Protocol[T]):
+    """A list that is read page by page: a repository's method with all but `after` bound to it."""
+
+    def __call__(self, *, after: str | None) -> Awaitable[Page[T]]: ...
+
+
+async def every(page: Paged[T]) -> AsyncIterator[T]:
+    """Give all items of a list, page after page."""
+    after = None
+    while True:
+        found = await page(after=after)
+        for item in found.items:
+            yield item
+        if (after := found.next) is None:
+            return

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 
 import msgspec
 
 from mer.core.errors import ConfigurationError, ModelNotFound, WeightsNotFound
-from mer.core.records import MAX_PAGE, Model, Page, Placement, Server, Version, Weights, WeightsVersion
+from mer.core.records import MAX_PAGE, Model, Placement, Server, Version, Weights, WeightsVersion
 from mer.dal.base import Repositories
+from mer.dal.paging import every
 
 MAX_VERSIONS = 200_000
 """Versions held in memory at once, about 1 kB each; a registry beyond this is no longer looked after by one file."""
-
-T = TypeVar("T")
 
 
 class StandingWeights(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +54,9 @@ async def read_standing(
     """
     room = _Room()
     return Standing(
-        servers={server.name: server async for server in _each(lambda after: _servers(within, after))},
+        servers={
+            server.name: server async for server in every(partial(within.servers.page, limit=MAX_PAGE, retired=True))
+        },
         weights={found.name: await _weights(within, found, room) async for found in _named_weights(within, weights)},
         models={found.name: await _model(within, found, room) async for found in _named_models(within, models)},
     )
@@ -71,23 +72,9 @@ class _Room:
             raise ConfigurationError(f"the registry holds more than {MAX_VERSIONS} versions: too many for one file")
 
 
-async def _each(page: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncIterator[T]:
-    after = None
-    while True:
-        found = await page(after)
-        for item in found.items:
-            yield item
-        if (after := found.next) is None:
-            return
-
-
-def _servers(within: Repositories, after: str | None) -> Awaitable[Page[Server]]:
-    return within.servers.page(after=after, limit=MAX_PAGE, retired=True)
-
-
 async def _named_weights(within: Repositories, names: Iterable[str] | None) -> AsyncIterator[Weights]:
     if names is None:
-        async for weights in _each(lambda after: within.weights.page(after=after, limit=MAX_PAGE, retired=True)):
+        async for weights in every(partial(within.weights.page, limit=MAX_PAGE, retired=True)):
             yield weights
         return
     for name in names:
@@ -99,7 +86,7 @@ async def _named_weights(within: Repositories, names: Iterable[str] | None) -> A
 
 async def _named_models(within: Repositories, names: Iterable[str] | None) -> AsyncIterator[Model]:
     if names is None:
-        async for model in _each(lambda after: within.models.page(after=after, limit=MAX_PAGE, retired=True)):
+        async for model in every(partial(within.models.page, limit=MAX_PAGE, retired=True)):
             yield model
         return
     for name in names:
@@ -111,7 +98,7 @@ async def _named_models(within: Repositories, names: Iterable[str] | None) -> As
 
 async def _weights(within: Repositories, weights: Weights, room: _Room) -> StandingWeights:
     versions = []
-    async for version in _each(lambda after: within.weights.versions(weights.id, after=after, limit=MAX_PAGE)):
+    async for version in every(partial(within.weights.versions, weights.id, limit=MAX_PAGE)):
         room.take()
         versions.append(version)
     return StandingWeights(weights=weights, versions=tuple(reversed(versions)))
@@ -119,7 +106,7 @@ async def _weights(within: Repositories, weights: Weights, room: _Room) -> Stand
 
 async def _model(within: Repositories, model: Model, room: _Room) -> StandingModel:
     versions = []
-    async for version in _each(lambda after: within.models.versions(model.id, after=after, limit=MAX_PAGE)):
+    async for version in every(partial(within.models.versions, model.id, limit=MAX_PAGE)):
         room.take()
         versions.append(version)
     return StandingModel(
