@@ -28,7 +28,6 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sudo_user: str | None = None
     ssh_client: str | None = None
     """Address and ports as SSH_CONNECTION has them, where the session came in by SSH."""
-    terminal: str | None = None
 
     def body(self) -> dict[str, str | int]:
         """Return what stands under `actor` in a record: only what is known."""
