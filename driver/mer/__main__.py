@@ -109,8 +109,9 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         closing.push_async_callback(leases.close)
         closing.push_async_callback(executor.close)
         closing.push_async_callback(pool.close)
-        await ensure_local(store, clock=clock)
-        await finishes.take_up()
+        if not settings.auditor:  # who may only read
+            await ensure_local(store, clock=clock)
+            await finishes.take_up()
         yield Mer(
             actor=actor,
             store=store,

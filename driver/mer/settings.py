@@ -51,12 +51,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     driver_password: str = ""
     migrations_username: str = ""
     migrations_password: str = ""
+    auditor_username: str = ""
+    auditor_password: str = ""
+    auditor: bool = False
     allow_changes: bool = False
     home: Path | None = None
     state_folder: Path
     socket_folder: Path | None = None
     start_database: bool = True
+    database_idle_seconds: float = 1800.0
     database_seconds: float = 10.0
+    database_connections: int = 4
     lock_seconds: float = 10.0
     run_seconds: float | None = None
     load_seconds: float = 60.0
@@ -117,6 +122,25 @@ SETTINGS: tuple[Setting, ...] = (
         explanation="That user's password.",
     ),
     Setting(
+        name="auditor_username",
+        variable="AUDITOR_DB_USERNAME",
+        kind=Kind.TEXT,
+        explanation="Whom an auditor logs in as: it may read everything, and change nothing.",
+    ),
+    Setting(
+        name="auditor_password",
+        variable="AUDITOR_DB_PASSWORD",
+        kind=Kind.SECRET,
+        explanation="That user's password.",
+    ),
+    Setting(
+        name="auditor",
+        variable="MER_AUDITOR",
+        flag="--auditor",
+        kind=Kind.SWITCH,
+        explanation="Whether to log in to the database as the auditor, who may only read.",
+    ),
+    Setting(
         name="allow_changes",
         variable="ALLOW_MODEL_SERVER_RUNTIME_CHANGES",
         flag="-a/--allow-model-server-runtime-changes",
@@ -154,10 +178,22 @@ SETTINGS: tuple[Setting, ...] = (
         explanation="Whether to start and migrate the embedded database where it is not running. false: it must be there.",
     ),
     Setting(
+        name="database_idle_seconds",
+        variable="MER_DATABASE_IDLE_SECONDS",
+        kind=Kind.SECONDS,
+        explanation="The embedded Postgres stops when nobody was connected to it for so long.",
+    ),
+    Setting(
         name="database_seconds",
         variable="MER_DATABASE_SECONDS",
         kind=Kind.SECONDS,
         explanation="The deadline of one statement.",
+    ),
+    Setting(
+        name="database_connections",
+        variable="MER_DATABASE_CONNECTIONS",
+        kind=Kind.COUNT,
+        explanation="Connections to a database server that one driver keeps at most, beside the one that appends to the log.",
     ),
     Setting(
         name="lock_seconds",

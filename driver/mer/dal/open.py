@@ -60,8 +60,8 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
 
             login = ConnectionSettings.from_url(
                 settings.database_url,
-                username=settings.driver_username,
-                password=settings.driver_password,
+                username=settings.auditor_username if settings.auditor else settings.driver_username,
+                password=settings.auditor_password if settings.auditor else settings.driver_password,
                 statement_seconds=settings.database_seconds,
             )
             return lambda: PostgresStore(login), False

@@ -47,6 +47,7 @@ def root() -> Root:
     def entered(
         context: click.Context,
         allow_changes: bool | None,
+        auditor: bool | None,
         database_url: str | None,
         env_file: Path | None,
         show_version: bool,
@@ -57,7 +58,7 @@ def root() -> Root:
 
             show(face)
             context.exit()
-        face.access.flags = {"allow_changes": allow_changes, "database_url": database_url}
+        face.access.flags = {"allow_changes": allow_changes, "auditor": auditor, "database_url": database_url}
         face.access.env_file = env_file
         if context.invoked_subcommand is None:
             from mer.faces.repl.loop import converse
@@ -78,6 +79,12 @@ def root() -> Root:
                 is_flag=True,
                 default=None,
                 help="Allow changes to the registry; without it, it is read-only.",
+            ),
+            click.Option(
+                ["--auditor"],
+                is_flag=True,
+                default=None,
+                help="Log in to the database as the auditor, who may only read.",
             ),
             click.Option(["--database-url"], metavar="URL", help="Which database, in place of the embedded one."),
             click.Option(["--env-file"], type=Path, metavar="FILE", help="Read settings from this file."),
