@@ -48,6 +48,10 @@ class Writer:
         self._drained: asyncio.Future[None] | None = None
         self.closed = False
 
+    def watch(self) -> None:
+        """Learn of it at once, and not by the next write, that nobody reads a pipe any more."""
+        self._loop.add_reader(self._descriptor, self._break)  # an end that is written to is readable only when it broke
+
     def write(self, pieces: tuple[Bytes, ...]) -> bool:
         """Write what goes at once and keep the rest; return whether more may come."""
         if self.closed:
@@ -81,6 +85,7 @@ class Writer:
         if self.closed:
             return
         self.closed = True
+        self._loop.remove_reader(self._descriptor)
         self._loop.remove_writer(self._descriptor)
         os.close(self._descriptor)
         self._waiting.clear()
@@ -218,6 +223,7 @@ class ProcessStream:
         self._receiver = receiver
         self._loop.add_reader(self._read, self._readable)
         self._loop.add_reader(self._log, self._loggable)
+        self._writer.watch()
         _watch(self._loop, self._process, self._exited)
 
     def write(self, *pieces: Bytes) -> bool:
