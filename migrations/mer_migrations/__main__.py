@@ -17,6 +17,7 @@ import click
 from mer.core.errors import Interrupted, MerError, NotMigrated, UsageError
 from mer.settings import load
 from mer_migrations.target import Migration, Target, missing, target
+from mer_migrations.target import current as current_of
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 def current(open_target: Any, *, as_json: bool) -> None:
     """Show the last migration that was applied."""
     database: Target = open_target()
-    number = database.current()
+    number = current_of(database)
     if as_json:
         _tell(database, number)
     elif number is None:
@@ -84,7 +85,7 @@ def check(open_target: Any, *, as_json: bool) -> None:
     database: Target = open_target()
     pending = missing(database)
     if as_json:
-        _tell(database, database.current(), pending=pending)
+        _tell(database, current_of(database), pending=pending)
     if pending:
         names = ", ".join(map(str, pending))
         raise NotMigrated(f"{database.shown} lacks {names}", hint="Run: mer-migrate upgrade")
@@ -119,9 +120,9 @@ def upgrade(open_target: Any, *, as_json: bool) -> None:
     """Apply the migrations that are missing, each in a transaction of its own."""
     database: Target = open_target()
     missing(database)  # refuses a newer database
-    applied = database.upgrade()
+    applied = database.upgrade(None)
     if as_json:
-        _tell(database, database.current(), applied=applied)
+        _tell(database, current_of(database), applied=applied)
     elif applied:
         for migration in applied:
             click.echo(f"{database.shown}: applied {migration}")

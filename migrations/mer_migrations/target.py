@@ -1,17 +1,19 @@
-"""Which database the settings mean, and how to migrate it: one face for PostgreSQL and SurrealDB.
-
-The same numbers mean the same schema on both.
+"""What the migrations program asks of a database: one face for PostgreSQL and SurrealDB, where the same number means the
+same schema.
 """
 
 from __future__ import annotations
 
-import asyncio
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from mer.core.errors import ConfigurationError, NotMigrated
+from mer.core.errors import ConfigurationError
 from mer.settings import Settings
+
+BEFORE_00 = -1
+"""Where a downgrade ends that takes everything away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +27,86 @@ class Migration:
         return f"{self.number:02} {self.name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """One migration as the database has it on record."""
+
+    number: int
+    name: str
+    checksum: str
+    """The sha256 of the bytes of its scripts when it was applied, in hex."""
+    applied_at: dt.datetime
+    microseconds: int | None
+    """How long it took; None where it was stamped, not run."""
+    edited: bool
+    """Whether the scripts of this program differ from those that were applied; of one that it does not know, False."""
+
+    def __str__(self) -> str:
+        return f"{self.number:02} {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One migration that would run, and what it would run."""
+
+    migration: Migration
+    direction: Literal["up", "down"]
+    statements: tuple[str, ...]
+
+
 class Target(Protocol):
-    """One database."""
+    """One database. Everything here blocks.
+
+    Raises, each of them:
+        DatabaseUnreachable, AuthenticationFailed, DatabaseLocked (another program migrates, and which one).
+    """
 
     @property
     def shown(self) -> str:
         """The database for people, without secrets."""
 
     def known(self) -> Sequence[Migration]:
-        """Return the migrations that this program has, by number."""
+        """Return the migrations that this program has, by number. Raises: ConfigurationError (a gap, a bad name)."""
 
-    def current(self) -> int | None:
-        """Return the number of the last one that was applied; None where there was none."""
+    def applied(self) -> Sequence[Applied]:
+        """Return what the database has on record, by number; nothing where it was never migrated."""
 
-    def upgrade(self) -> Sequence[Migration]:
-        """Apply what is missing, and return it."""
+    def verify(self) -> None:
+        """Compare the two, and change nothing; a database that is only behind is in order.
+
+        Raises:
+            ConfigurationError: a script was edited after it was applied, a number is missing, a file's name is bad, or
+                the database is somebody else's.
+            NotMigrated: the database is newer than this program.
+        """
+
+    def plan(self, to: int | None) -> Sequence[Planned]:
+        """Return what would run to get to that number (None: the newest, BEFORE_00: nothing left), up or down; run none.
+
+        Raises: as `verify`; UsageError (there is no such number, or no way down).
+        """
+
+    def upgrade(self, to: int | None) -> Sequence[Migration]:
+        """Apply what is missing up to that number (None: all), each whole or not at all, and return what was applied.
+
+        Raises: as `verify`; UsageError (there is no such number, or it is behind the database); ConfigurationError (a
+            statement failed: its file, the statement and the database's own message).
+        """
+
+    def downgrade(self, to: int) -> Sequence[Migration]:
+        """Take back what is above that number (BEFORE_00: everything), the last one first, and return what was taken back.
+
+        Raises: as `upgrade`, for a number that is ahead of the database.
+        """
+
+    def stamp(self, number: int) -> None:
+        """Put on record that everything up to that number was applied and nothing else, and run nothing.
+
+        For a schema that was made by other means, and for scripts whose edit is meant. Raises: UsageError.
+        """
+
+    def advice(self) -> Sequence[str]:
+        """Return what an administrator should still do, a sentence or statement each, where this login may not."""
 
 
 def target(settings: Settings) -> Target:
@@ -49,67 +116,24 @@ def target(settings: Settings) -> Target:
             from mer_migrations.postgres.target import PostgresTarget
 
             return PostgresTarget(settings)
-        case "surrealkv" | "mem":
+        case "surrealkv" | "mem" | "ws" | "wss" | "http" | "https":
+            from mer_migrations.surreal.target import SurrealTarget
+
             return SurrealTarget(settings)
         case scheme:
             raise ConfigurationError(
                 f"{scheme}: is no database that this program knows",
-                hint="DB_CONNECTION_URL is empty, postgresql://… or surrealkv://PATH.",
+                hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH or ws://….",
             )
 
 
+def current(database: Target) -> int | None:
+    """Return the number of the last migration that was applied; None where there was none."""
+    return max((each.number for each in database.applied()), default=None)
+
+
 def missing(database: Target) -> tuple[Migration, ...]:
-    """Return the migrations that the database lacks.
-
-    Raises:
-        NotMigrated: it is newer than this program.
-    """
-    known, current = database.known(), database.current()
-    if current is not None and current > known[-1].number:
-        raise NotMigrated(
-            f"{database.shown} has schema {current:02}, which is newer than this program's {known[-1].number:02}",
-            hint="Update mer.",
-        )
-    return tuple(migration for migration in known if current is None or migration.number > current)
-
-
-class SurrealTarget:
-    """An embedded SurrealDB; the runner is the driver's, since `mem://` can be migrated by nobody else."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @property
-    def shown(self) -> str:
-        from mer.dal.surreal.address import parse_address
-
-        return parse_address(self._settings.database_url).name
-
-    def known(self) -> Sequence[Migration]:
-        from mer.dal.surreal.scripts import read_scripts, scripts_folder
-
-        return [Migration(number=script.number, name=script.name) for script in read_scripts(scripts_folder())]
-
-    def current(self) -> int | None:
-        from mer.dal.surreal.migrations import open_migrations
-
-        async def ask() -> int | None:
-            async with open_migrations(
-                self._settings.database_url, lock_seconds=self._settings.lock_seconds
-            ) as migrations:
-                await migrations.check()
-                return max((each.number for each in await migrations.current()), default=None)
-
-        return asyncio.run(ask())
-
-    def upgrade(self) -> Sequence[Migration]:
-        from mer.dal.surreal.migrations import open_migrations
-
-        async def apply() -> Sequence[Migration]:
-            async with open_migrations(
-                self._settings.database_url, lock_seconds=self._settings.lock_seconds
-            ) as migrations:
-                done = await migrations.upgrade()
-                return [Migration(number=script.number, name=script.name) for script in done]
-
-        return asyncio.run(apply())
+    """Return the migrations that the database lacks. Raises: as Target.verify."""
+    database.verify()
+    known, number = database.known(), current(database)
+    return tuple(migration for migration in known if number is None or migration.number > number)

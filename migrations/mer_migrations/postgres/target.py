@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from mer.core.errors import ConfigurationError
+from mer.core.errors import ConfigurationError, NotMigrated, UsageError
 from mer.dal.postgres import cluster
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.settings import Settings
 from mer_migrations.postgres import roles, runner
-from mer_migrations.target import Migration
+from mer_migrations.target import Applied, Migration, Planned
 
 
 class PostgresTarget:
@@ -30,10 +31,47 @@ class PostgresTarget:
     def known(self) -> Sequence[Migration]:
         return [Migration(number=script.number, name=script.name) for script in runner.scripts()]
 
-    def current(self) -> int | None:
-        return runner.current(self._login())
+    def applied(self) -> Sequence[Applied]:
+        last = runner.current(self._login())
+        return [
+            Applied(
+                number=script.number,
+                name=script.name,
+                checksum="",
+                applied_at=dt.datetime.now(dt.UTC),
+                microseconds=None,
+                edited=False,
+            )
+            for script in self._scripts_and(last)
+        ]
 
-    def upgrade(self) -> Sequence[Migration]:
+    def _scripts_and(self, last: int | None) -> Sequence[runner.Script]:
+        known = {script.number: script for script in runner.scripts()}
+        return [
+            known.get(number) or runner.Script(number=number, name="?")
+            for number in range((-1 if last is None else last) + 1)
+        ]
+
+    def verify(self) -> None:
+        last = runner.current(self._login())
+        if last is not None and last > runner.scripts()[-1].number:
+            raise NotMigrated(
+                f"{self.shown} has schema {last:02}, which is newer than this program's", hint="Update mer."
+            )
+
+    def plan(self, to: int | None) -> Sequence[Planned]:
+        raise UsageError("not yet")
+
+    def downgrade(self, to: int) -> Sequence[Migration]:
+        raise UsageError("not yet")
+
+    def stamp(self, number: int) -> None:
+        raise UsageError("not yet")
+
+    def advice(self) -> Sequence[str]:
+        return ()
+
+    def upgrade(self, to: int | None) -> Sequence[Migration]:
         login = self._login()
         if self._embedded:
             driver = cluster.DRIVER
