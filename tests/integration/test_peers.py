@@ -102,7 +102,7 @@ ANSWERS = """
         ("hello(); send(pack(Kind.LOG, b'{}', body_bytes=70000), bytes(70000)); stay()", ProtocolViolation, "log frame"),
         ("hello(); os.close(1); stay()", WorkerLost, "SIGKILL"),
         ("hello(); os.close(0); time.sleep(60)", WorkerLost, "SIGKILL"),
-        ("hello(); os.read(0, 65536); os.close(0); time.sleep(60)", WorkerLost, "SIGKILL"),  # what was sent has arrived
+        ("hello(); time.sleep(1); os.close(0); time.sleep(60)", WorkerLost, "SIGKILL"),  # all is written by then
         ("hello(); os.kill(os.getpid(), 15)", WorkerLost, "SIGTERM"),
         ("print('Welcome to gpu1'); sys.stdout.flush(); hello(); sys.exit(3)", WorkerLost, "(?s)status 3.*Welcome"),
     ],
