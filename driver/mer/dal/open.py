@@ -7,7 +7,7 @@ migrated by whoever runs it, and this says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from mer.core.errors import ConfigurationError, DatabaseUnreachable, NotMigrated
@@ -28,32 +28,29 @@ async def open_store(settings: Settings) -> Store:
         DatabaseUnreachable, AuthenticationFailed, DatabaseLocked.
     """
     make, embedded = await _driver(settings)
-    store = make()
+    store = await make()
     try:
         await store.open()
     except NotMigrated:
         if not embedded:
             raise
         await upgrade_embedded(settings)
-        store = make()
+        store = await make()
         await store.open()
     return store
 
 
-async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
+async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], bool]:
     """Return how to make the store, and whether its database is this user's own. Drivers are imported when they are needed."""
     scheme = settings.database_url.partition(":")[0]
     match scheme:
         case "":
             from mer.dal.postgres.embedded import EmbeddedPostgres
 
-            server = EmbeddedPostgres(settings.state_folder, settings.socket_folder)
-            if not settings.start_database:
-                return await _without_starting(server, settings), False
-            login = await asyncio.to_thread(server.ensure_running, statement_seconds=settings.database_seconds)
-            from mer.dal.postgres.store import PostgresStore
-
-            return lambda: PostgresStore(login, start=server.ensure_running), True
+            server = EmbeddedPostgres(
+                settings.state_folder, settings.socket_folder, idle_seconds=settings.database_idle_seconds
+            )
+            return lambda: _embedded(server, settings), settings.start_database
         case "postgresql" | "postgres":
             from mer.dal.postgres.connection_settings import ConnectionSettings
             from mer.dal.postgres.store import PostgresStore
@@ -64,15 +61,17 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
                 password=settings.auditor_password if settings.auditor else settings.driver_password,
                 statement_seconds=settings.database_seconds,
             )
-            return lambda: PostgresStore(login), False
+            return _made(lambda: PostgresStore(login)), False
         case "surrealkv" | "mem":
             from mer.dal.surreal.store import SurrealStore
 
             return (
-                lambda: SurrealStore(
-                    settings.database_url,
-                    statement_seconds=settings.database_seconds,
-                    lock_seconds=settings.lock_seconds,
+                _made(
+                    lambda: SurrealStore(
+                        settings.database_url,
+                        statement_seconds=settings.database_seconds,
+                        lock_seconds=settings.lock_seconds,
+                    )
                 ),
                 scheme == "surrealkv",
             )
@@ -82,13 +81,23 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Store], bool]:
     )
 
 
-async def _without_starting(server: EmbeddedPostgres, settings: Settings) -> Callable[[], Store]:
-    if not (await asyncio.to_thread(server.status)).running:
+def _made(make: Callable[[], Store]) -> Callable[[], Awaitable[Store]]:
+    async def made() -> Store:
+        return make()
+
+    return made
+
+
+async def _embedded(server: EmbeddedPostgres, settings: Settings) -> Store:
+    """Return a store on the embedded server, which runs until the store is closed."""
+    from mer.dal.postgres.store import PostgresStore
+
+    if settings.start_database:
+        login = await asyncio.to_thread(server.ensure_running, statement_seconds=settings.database_seconds)
+        return PostgresStore(login, start=server.ensure_running, closed=server.leave)
+    if not await asyncio.to_thread(server.enter):
         raise DatabaseUnreachable(
             "the embedded PostgreSQL does not run, and MER_START_DATABASE forbids to start it",
             hint="start_mer.sh starts it",
         )
-    from mer.dal.postgres.store import PostgresStore
-
-    login = server.driver(statement_seconds=settings.database_seconds)
-    return lambda: PostgresStore(login)
+    return PostgresStore(server.driver(statement_seconds=settings.database_seconds), closed=server.leave)

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mer.core.errors import DatabaseUnreachable
-from mer.dal.postgres import cluster, postmaster
+from mer.dal.postgres import cluster, postmaster, watcher
 from mer.dal.postgres.account import Account, check_passage, server_account
 from mer.dal.postgres.binaries import programs_for
 from mer.dal.postgres.connection_settings import STATEMENT_SECONDS, ConnectionSettings
 from mer.dal.postgres.places import SOCKET_NAME, Places, make_folders, make_home, places
+from mer.dal.postgres.presence import Presence, open_lock, try_lock
 from mer.folders import PRIVATE, TRAVERSABLE, check_folder
+
+IDLE_SECONDS = 1800.0
+"""After which a server that nobody uses is stopped, where the settings do not say."""
 
 LOCK_SECONDS = 180.0
 """How long to wait while another process makes or starts the server: a first start after a crash takes the longest."""
@@ -44,15 +48,24 @@ class EmbeddedPostgres:
     """The server of one state folder. Everything here blocks: call it from a thread where a loop runs."""
 
     def __init__(
-        self, state_folder: Path, socket_folder: Path | None = None, *, database: str = cluster.DATABASE
+        self,
+        state_folder: Path,
+        socket_folder: Path | None = None,
+        *,
+        database: str = cluster.DATABASE,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
+        """Look after the server in `state_folder`; it stops once nobody has used it for `idle_seconds`."""
         self._places = places(state_folder, socket_folder)
         self._database = database
+        self._idle_seconds = idle_seconds
+        self._presence = Presence(self._places.users)
 
     def ensure_running(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
         """Start the server unless it runs, making it the first time, and return the driver's login.
 
-        Where it runs already this costs one connection to its socket and no process.
+        It runs on until this object is left (`leave`) or gone. Where it runs already this costs one connection to its
+        socket and no process.
 
         Raises:
             FolderUnsafe: a folder of it has a wrong owner or mode.
@@ -60,11 +73,24 @@ class EmbeddedPostgres:
             DatabaseUnreachable: it does not come up.
         """
         with _told(self._places):
-            if not self._runs():
+            if not self._enters() or not self._runs():
+                make_home(self._places)
+                self._enters()
                 with self._locked() as lock:
                     if not self._runs():
                         self._start(server_account(), lock)
+            if not watcher.watched(self._places):
+                watcher.spawn(self._places, idle_seconds=self._idle_seconds)
         return self._login(cluster.DRIVER, statement_seconds)
+
+    def enter(self) -> bool:
+        """Use the server if it runs, and tell whether it does; it runs on as `ensure_running` says."""
+        with _told(self._places):
+            return self._enters() and self._runs()
+
+    def leave(self) -> None:
+        """Let the server stop when nobody else uses it; leaving twice is no fault."""
+        self._presence.leave()
 
     def driver(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
         """Return the driver's login, whether or not the server runs.
@@ -103,16 +129,24 @@ class EmbeddedPostgres:
                 log=self._places.log,
             )
 
+    def _enters(self) -> bool:
+        """Be a user of the server from now on; False where its folder was never made."""
+        mode = PRIVATE if os.geteuid() else TRAVERSABLE
+        try:
+            for folder in (self._places.home.parent, self._places.home):
+                check_folder(folder, mode=mode, owner=os.geteuid())
+        except FileNotFoundError:
+            return False
+        self._presence.enter(seconds=LOCK_SECONDS)
+        return True
+
     def _runs(self) -> bool:
         return self._safe() and postmaster.accepts(self._socket())
 
     def _safe(self) -> bool:
-        """Check the folders that are there; False where some are still missing. Nobody else may answer in our place."""
-        at, mode = self._places, PRIVATE if os.geteuid() else TRAVERSABLE
+        """Check the socket's folder; False where it is missing. Nobody else may answer in our place."""
         try:
-            for folder in (at.home.parent, at.home):
-                check_folder(folder, mode=mode, owner=os.geteuid())
-            check_folder(self._socket(), owner=at.data.lstat().st_uid)
+            check_folder(self._socket(), owner=self._places.data.lstat().st_uid)
         except FileNotFoundError:
             return False
         return True
@@ -164,20 +198,16 @@ class EmbeddedPostgres:
     def _locked(self) -> Iterator[int]:
         at = self._places
         make_home(at)
-        descriptor = os.open(at.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = open_lock(at.lock)
         try:
             until = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise DatabaseUnreachable(
-                            f"another process has been starting the embedded PostgreSQL for {LOCK_SECONDS:g} s",
-                            hint=f"It holds {at.lock}.",
-                        ) from None
-                    time.sleep(PAUSE_SECONDS)
+            while not try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > until:
+                    raise DatabaseUnreachable(
+                        f"another process has been starting or stopping the embedded PostgreSQL for {LOCK_SECONDS:g} s",
+                        hint=f"It holds {at.lock}.",
+                    )
+                time.sleep(PAUSE_SECONDS)
             yield descriptor
         finally:
             os.close(descriptor)

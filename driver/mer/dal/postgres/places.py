@@ -58,6 +58,16 @@ class Places:
         """Held while somebody makes, starts or stops the server."""
         return self.home / "lock"
 
+    @property
+    def users(self) -> Path:
+        """Held, shared, by every process that may be connected."""
+        return self.home / "users"
+
+    @property
+    def watcher(self) -> Path:
+        """Held by the process that stops the server when nobody uses it."""
+        return self.home / "watcher"
+
 
 def places(state_folder: Path, socket_folder: Path | None) -> Places:
     """Return the places under a state folder, without making any.

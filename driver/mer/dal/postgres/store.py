@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from mer.core.chain import Head
@@ -35,10 +35,18 @@ class PostgresRepositories:
 class PostgresStore(PostgresRepositories):
     """One database on a PostgreSQL server.
 
-    `start` starts an embedded server; it blocks, and is called in a thread where nobody answers.
+    `start` starts an embedded server; it blocks, and is called in a thread where nobody answers. `closed` is called when
+    this store has closed its connections.
     """
 
-    def __init__(self, settings: ConnectionSettings, *, start: Start | None = None) -> None:
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        *,
+        start: Start | None = None,
+        closed: Callable[[], None] | None = None,
+    ) -> None:
+        self._closed = closed
         self._connections = Connections(settings, start=start)
         self._queries = queries("access_log")
         super().__init__(self._connections, append=self._append, alone=True)
@@ -57,6 +65,8 @@ class PostgresStore(PostgresRepositories):
 
     async def close(self) -> None:
         await self._connections.close()
+        if self._closed:
+            self._closed()
 
     async def schema(self) -> int | None:
         try:
