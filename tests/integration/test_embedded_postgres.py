@@ -35,6 +35,26 @@ import pathlib, sys
 from mer.dal.postgres.embedded import EmbeddedPostgres
 EmbeddedPostgres(pathlib.Path(sys.argv[1])).ensure_running()
 """
+ANSWER = """
+import pathlib, sys
+import psycopg
+from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(pathlib.Path(sys.argv[1]))
+try:
+    with psycopg.connect(conninfo(server.ensure_running())) as connection:
+        print(connection.execute("SELECT count(DISTINCT n % 1000) FROM generate_series(1, 100000) AS n").fetchone())
+finally:
+    server.stop()
+"""
+TINY_SHM = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+NO_SHM = """
+made="$FOLDER/dev"
+mkdir -m 755 "$made"
+for name in null zero random urandom; do touch "$made/$name"; mount --bind "/dev/$name" "$made/$name"; done
+mount --rbind "$made" /dev
+test ! -e /dev/shm
+"""
 UNREADABLE = """
 import pathlib, sys
 from mer.core.errors import MerError
@@ -144,7 +164,7 @@ async def test_a_service_of_the_users_own_postgres_that_nobody_defined_is_no_obs
     async with store.transaction() as inside:
         assert (await inside.models.page()).items == ()
     await store.close()
-    assert runner.current(server.owner()) == SCHEMA
+    assert runner.applied(server.owner())[-1].number == SCHEMA
     assert os.environ["PGSERVICE"] == "nonsense"
 
 
@@ -220,6 +240,35 @@ def test_two_settings_of_the_socket_folder_meet_at_one_server(folder: Path) -> N
         elsewhere = EmbeddedPostgres(folder, other / "socket")
         assert answers(elsewhere.ensure_running()) == DRIVER
         assert elsewhere.status().pid == EmbeddedPostgres(folder).status().pid
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounts in a namespace of its own")
+@pytest.mark.parametrize("mounts", [TINY_SHM, NO_SHM], ids=["of 64 kB", "missing"])
+def test_shared_memory_that_is_tiny_or_missing_is_not_needed(mounts: str) -> None:
+    with state_folder() as made:
+        program = "set -e\n" + mounts + '\nexec "$@"'
+        command = ["unshare", "-m", "sh", "-c", program, "sh", sys.executable, "-c", ANSWER, str(made)]
+        environment = {**os.environ, "FOLDER": str(made)}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        if "unshare" in done.stderr or "mount:" in done.stderr:
+            pytest.skip("this machine lets nobody mount anything")
+        assert done.stdout == "(1000,)\n", done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="the other tests run as a plain user")
+@pytest.mark.parametrize(("uid", "told"), [(65534, r"\(1000,\)"), (54321, "uid 54321 has no entry in /etc/passwd")])
+def test_a_plain_user_runs_the_server_as_himself_if_he_has_a_name(uid: int, told: str) -> None:
+    # the system still lets it read what root may, this interpreter among it
+    somebody = ["unshare", "-U", f"--map-user={uid}", f"--map-group={uid}"]
+    with state_folder() as made:
+        command = [*somebody, sys.executable, "-c", ANSWER, str(made / "state")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        if "unshare" in done.stderr:
+            pytest.skip("this machine has no user namespaces")
+        assert re.search(told, done.stdout + done.stderr)
+        assert stat.S_IMODE((made / "state").stat().st_mode) == 0o700
 
 
 def test_two_first_starts_at_the_same_moment_make_one_server() -> None:

@@ -93,9 +93,16 @@ def server_account() -> Account:
     """Return the account that the server runs under; for root, `mer-postgres`, which is made if it is missing.
 
     Raises:
-        ConfigurationError: the user cannot be made.
+        ConfigurationError: the user cannot be made, or this one has no name, as in some containers.
     """
     if os.geteuid() != 0:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise ConfigurationError(
+                f"the embedded PostgreSQL needs a user with a name: uid {os.geteuid()} has no entry in /etc/passwd",
+                hint="Add one, or give DB_CONNECTION_URL.",
+            ) from None
         return Account(uid=os.geteuid(), gid=os.getegid())
     try:
         found = pwd.getpwnam(SYSTEM_USER)
