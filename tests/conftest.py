@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import postgres_server as team
 from tests.support.postgres import PostgresServer, state_folder
 
 
@@ -14,3 +15,12 @@ def postgres_server() -> Iterator[PostgresServer]:
     """One embedded PostgreSQL for the session, or for each of xdist's workers."""
     with state_folder() as folder:
         yield PostgresServer(folder)
+
+
+@pytest.fixture(scope="session")
+def team_server() -> Iterator[team.TeamServer]:
+    """One PostgreSQL as a team runs it, with TLS, for the session, or for each of xdist's workers."""
+    if team.programs() is None:
+        pytest.skip(team.MISSING)
+    with team.team_server() as server:
+        yield server

@@ -88,15 +88,8 @@ class PostgresServer:
     def wiped(self) -> EmbeddedPostgres:
         """Give the session's one migrated database, emptied as only its machine's owner could."""
         embedded = self.database(WIPED)
-        with tampering(embedded) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND usename <> current_user"
-            )
-            with connection.transaction():
-                for table in TABLES:
-                    connection.execute(f"DELETE FROM mer.{table}")
-                connection.execute("UPDATE mer.chain SET id = gen_random_uuid()")
+        with psycopg.connect(conninfo(embedded.superuser()), autocommit=True) as connection:
+            wipe(connection)
         return embedded
 
     def _copy(self, name: str) -> None:
@@ -104,6 +97,19 @@ class PostgresServer:
         self.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}")  # a copy has none of the rights on the database itself
         self.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
+
+
+def wipe(connection: psycopg.Connection) -> None:
+    """Empty a migrated database, as only a superuser could, and end whatever a test left connected to it."""
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND usename <> current_user"
+    )
+    with connection.transaction():
+        for table in TABLES:
+            connection.execute(f"DELETE FROM mer.{table}")
+        connection.execute("UPDATE mer.chain SET id = gen_random_uuid()")
 
 
 def tampering(database: EmbeddedPostgres) -> psycopg.Connection:

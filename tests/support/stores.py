@@ -16,7 +16,8 @@ from mer.dal.memory import MemoryStore
 from mer.dal.postgres.store import PostgresStore
 from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.migrations import open_migrations
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import WIPED, PostgresServer
+from tests.support.postgres_server import TeamServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,5 +79,13 @@ async def postgres(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     yield Database(
         connect=lambda: PostgresStore(login),
         shared=True,
-        environment={"STORE": "postgres", "FOLDER": str(server.folder), "DATABASE": login.parameters["dbname"]},
+        environment={"FOLDER": str(server.folder), "DATABASE": login.parameters["dbname"]},
     )
+
+
+@store("postgres-server")
+@asynccontextmanager
+async def postgres_server(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    server: TeamServer = request.getfixturevalue("team_server")
+    login = server.wiped()
+    yield Database(connect=lambda: PostgresStore(login), shared=True, environment=server.environment(WIPED))

@@ -1,5 +1,7 @@
-"""A process that opens a store and writes to it: `python -m tests.support.writer NAME COUNT`, the store by STORE and its own
-variables. It waits for a line on stdin before it begins, so that several begin at once."""
+"""A process that opens the store of its environment and writes to it: `python -m tests.support.writer NAME COUNT`.
+
+It waits for a line on stdin before it begins, so that several begin at once.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,24 @@ from mer.core.errors import ConcurrentChange
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId
 from mer.dal.base import Store
+from mer.dal.open import open_store
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
+from mer.settings import load
 from tests.support import records
 
 
-def store() -> Store:
-    return PostgresStore(EmbeddedPostgres(Path(os.environ["FOLDER"]), database=os.environ["DATABASE"]).driver())
+async def open_named() -> Store:
+    """Open the store of the environment: by a URL as an operator would, or a database of an embedded server's."""
+    if "DB_CONNECTION_URL" in os.environ:
+        return await open_store(load(environ=os.environ))
+    opened = PostgresStore(EmbeddedPostgres(Path(os.environ["FOLDER"]), database=os.environ["DATABASE"]).driver())
+    await opened.open()
+    return opened
 
 
 async def write(name: str, count: int) -> None:
-    opened = store()
-    await opened.open()
+    opened = await open_named()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     chain, lease = await opened.access_log.chain(), LeaseId(uuid7())
