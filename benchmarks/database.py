@@ -17,7 +17,8 @@ from mer.core.records import Digest, InvocationId, LeaseId, Outcome
 from mer.dal.postgres.cluster import DRIVER
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
-from mer_migrations.postgres import runner
+from mer_migrations.postgres.roles import Role, Roles
+from mer_migrations.postgres.runner import Migrations
 
 LEASE = LeaseId(uuid7())
 ACTOR = Actor(user="bench", uid=0, via=Via.LIBRARY, host="bench", pid=1)
@@ -41,7 +42,7 @@ def embedded() -> Iterator[EmbeddedPostgres]:
         server = EmbeddedPostgres(Path(folder))
         server.ensure_running()
         try:
-            runner.upgrade(server.owner(), driver=DRIVER)
+            Migrations(server.owner(), Roles(driver=Role(name=DRIVER))).upgrade()
             yield server
         finally:
             server.stop()

@@ -5,19 +5,26 @@ It logs in as the owner of the tables. `mer` never does; it starts this program 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
-from mer.core.errors import Interrupted, MerError, NotMigrated, UsageError
-from mer.settings import load
-from mer_migrations.target import Migration, Target, missing, target
-from mer_migrations.target import current as current_of
+from mer.core.errors import ConfirmationNeeded, Interrupted, MerError, NotMigrated, UsageError
+from mer.faces.render.console import Console, OutputClosed
+from mer.faces.render.table import Column
+from mer.settings import Settings, load
+from mer_migrations.target import BEFORE_00, Applied, Migration, Planned, Target, current, missing, target
+
+OpenTarget: TypeAlias = Callable[[Settings], Target]
+
+ALLOWING = "Allow changes to the registry; without it, it is read-only."
+
+LOST = {0: "the registry and the whole access log, every record of it"}
+"""What is lost with a migration, beyond the tables and fields that it made: there is no way back to it but a backup."""
 
 
 def main() -> None:
@@ -25,23 +32,68 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], *, open_target: OpenTarget = target) -> int:
     """Run one command and return its exit code; an error's words go to stderr."""
+    console = Console(stdout=sys.stdout, stderr=sys.stderr, environ=os.environ, json="--json" in arguments)
+    program_call = Call(console, open_target)
     try:
-        program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False)
+        try:
+            program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False, obj=program_call)
+            console.flush()
+        except click.ClickException as error:
+            raise UsageError(error.format_message(), hint="mer-migrate --help says what it takes") from error
+        except (click.Abort, KeyboardInterrupt) as error:
+            raise Interrupted from error
     except click.exceptions.Exit as ended:
         return ended.exit_code
-    except click.ClickException as error:
-        error.show()
-        return UsageError.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return Interrupted.exit_code
+    except OutputClosed:
+        console.discard()
     except MerError as error:
-        click.echo(f"mer-migrate: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+        console.error(error)
         return error.exit_code
+    finally:
+        console.finish()
     return 0
+
+
+class Call:
+    """What the commands of one command line work with."""
+
+    def __init__(self, console: Console, open_target: OpenTarget) -> None:
+        self.console = console
+        self.flags: dict[str, object] = {}
+        self.env_file: Path | None = None
+        self._open_target = open_target
+
+    def settings(self, **flags: object) -> Settings:
+        """Return the settings, `flags` among them. Raises: ConfigurationError."""
+        return load(environ=os.environ, flags={**self.flags, **flags}, env_file=self.env_file)
+
+    def target(self) -> Target:
+        """Return the database of the settings. Raises: ConfigurationError."""
+        return self._open_target(self.settings())
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Go on only if the operator agrees. Raises: ConfirmationNeeded, Interrupted."""
+        if yes:
+            return
+        if not (sys.stdin and sys.stdin.isatty() and self.console.error_terminal):
+            raise ConfirmationNeeded
+        if not click.confirm(question, err=True):
+            raise Interrupted("nothing was changed")
+
+    def tell(self, database: Target, number: int | None, text: str, **lists: Sequence[Migration]) -> None:
+        """Write what came of it: text, or one JSON object."""
+        if not self.console.json:
+            self.console.result(f"{database.shown}: {text}")
+            return
+        told = {"database": database.shown, "current": number, "newest": database.known()[-1].number}
+        self.console.document(told | {name: [_document(each) for each in each_of] for name, each_of in lists.items()})
+
+    def advise(self, database: Target) -> None:
+        """Say on stderr what an administrator should still do."""
+        for line in database.advice():
+            self.console.warn(f"for an administrator: {line}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,48 +101,166 @@ def run(arguments: Sequence[str]) -> int:
 @click.option(
     "--env-file", type=click.Path(path_type=Path), help="Read settings from this file, not from MER_HOME's .env."
 )
-@click.pass_context
-def program(context: click.Context, database_url: str | None, env_file: Path | None) -> None:
+@click.pass_obj
+def program(call: Call, database_url: str | None, env_file: Path | None) -> None:
     """Look after the schema of MER's database."""
-    flags = {"database_url": database_url}
-    context.obj = lambda: target(load(environ=os.environ, flags=flags, env_file=env_file))
+    call.flags = {"database_url": database_url}
+    call.env_file = env_file
 
 
-ALLOWING = "Allow changes to the registry; without it, it is read-only."
+class Number(click.ParamType[int]):
+    """The number of a migration; `base` where that may be meant, which is before the first."""
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    name = "number"
+
+    def __init__(self, *, base: bool = False) -> None:
+        self._base = base
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if self._base and value == "base":
+            return BEFORE_00
+        if not (value.isascii() and value.isdecimal() and len(value) <= 2):
+            self.fail(f"{value[:80]!r}: 00 to 99{' or base' if self._base else ''} is meant", param, ctx)
+        return int(value)
 
 
-@program.command()
+as_json = click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object.")
+yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+@program.command("current")
 @as_json
 @click.pass_obj
-def current(open_target: Any, *, as_json: bool) -> None:
+def show_current(call: Call) -> None:
     """Show the last migration that was applied."""
-    database: Target = open_target()
-    number = current_of(database)
-    if as_json:
-        _tell(database, number)
-    elif number is None:
-        click.echo(f"{database.shown}: not migrated")
-    else:
-        name = {migration.number: migration.name for migration in database.known()}.get(number, "unknown here")
-        click.echo(f"{database.shown}: {number:02} {name}")
+    database = call.target()
+    applied = database.applied()
+    call.tell(database, current(database), str(applied[-1]) if applied else "not migrated")
 
 
 @program.command()
 @as_json
 @click.pass_obj
-def check(open_target: Any, *, as_json: bool) -> None:
-    """Exit with 0 where nothing is missing, with 78 where `upgrade` has something to do."""
-    database: Target = open_target()
+def history(call: Call) -> None:
+    """Show every migration that was applied: when, how long it took, and the checksum of its scripts."""
+    database = call.target()
+    applied = database.applied()
+    if call.console.json:
+        told = {"database": database.shown, "newest": database.known()[-1].number, "applied": applied}
+        call.console.document(told)
+        return
+    columns = [
+        Column("number", whole=True),
+        Column("name", whole=True),
+        Column("applied at", whole=True),
+        Column("ms", right=True, whole=True),
+        Column("checksum", spare=True),
+        Column("state"),
+    ]
+    call.console.table(columns, [_row(call.console, each) for each in applied])
+
+
+@program.command()
+@as_json
+@click.pass_obj
+def check(call: Call) -> None:
+    """Exit with 0 where everything is in order, with 78 where not, or where `upgrade` has something to do."""
+    database = call.target()
     pending = missing(database)
-    if as_json:
-        _tell(database, current_of(database), pending=pending)
+    if call.console.json:
+        call.tell(database, current(database), "", pending=pending)
     if pending:
         names = ", ".join(map(str, pending))
         raise NotMigrated(f"{database.shown} lacks {names}", hint="Run: mer-migrate upgrade")
-    if not as_json:
-        click.echo(f"{database.shown}: up to date")
+    call.advise(database)
+    if not call.console.json:
+        call.tell(database, None, "up to date")
+
+
+@program.command()
+@click.option(
+    "--to", type=Number(base=True), metavar="NN", help="Up or down to this number; `base` is before the first."
+)
+@as_json
+@click.pass_obj
+def plan(call: Call, *, to: int | None) -> None:
+    """Show the statements that would run, in their order, and run none."""
+    database = call.target()
+    planned = database.plan(to)
+    if call.console.json:
+        moves = [
+            {**_document(each.migration), "direction": each.direction, "statements": each.statements}
+            for each in planned
+        ]
+        told = {"database": database.shown, "current": current(database), "newest": database.known()[-1].number}
+        call.console.document(told | {"planned": moves})
+    elif planned:
+        call.console.result("\n\n".join(map(_script, planned)))
+    else:
+        call.tell(database, None, "nothing to do")
+
+
+@program.command()
+@click.option("--to", type=Number(), metavar="NN", help="No further than this number.")
+@as_json
+@click.pass_obj
+def upgrade(call: Call, *, to: int | None) -> None:
+    """Apply the migrations that are missing, each whole or not at all, and give the roles their rights."""
+    database = call.target()
+    applied = database.upgrade(to)
+    call.advise(database)
+    if call.console.json:
+        call.tell(database, current(database), "", applied=applied)
+    for migration in () if call.console.json else applied:
+        call.tell(database, None, f"applied {migration}")
+    if not (applied or call.console.json):
+        call.tell(database, None, "up to date")
+
+
+@program.command()
+@click.option("--to", type=Number(base=True), metavar="NN", required=True, help="Down to this number, or to `base`.")
+@yes
+@as_json
+@click.pass_obj
+def downgrade(call: Call, *, to: int, yes: bool) -> None:
+    """Take migrations back, the last one first. What they made is gone with all that it holds."""
+    database = call.target()
+    going = [each.migration for each in database.plan(to) if each.direction == "down"]
+    if going:
+        lost = [LOST[each.number] for each in going if each.number in LOST]
+        call.console.warn(f"{database.shown} loses {', '.join(map(str, going))}, and all that is stored there")
+        for what in lost:
+            call.console.warn(f"THIS DELETES {what.upper()}. Only a backup brings it back.")
+        call.confirm(f"Take {len(going)} migration{'s' * (len(going) > 1)} of {database.shown} back?", yes=yes)
+    taken = database.downgrade(to)
+    if call.console.json:
+        call.tell(database, current(database), "", taken_back=taken)
+    for migration in () if call.console.json else taken:
+        call.tell(database, None, f"took back {migration}")
+    if not (taken or call.console.json):
+        call.tell(database, None, "nothing to do")
+
+
+@program.command()
+@click.argument("number", type=Number(), metavar="NN")
+@yes
+@as_json
+@click.pass_obj
+def stamp(call: Call, *, number: int, yes: bool) -> None:
+    """Put on record that the migrations up to NN were applied, and no later one; run none.
+
+    For a schema that was made by other means, and for scripts whose edit was meant.
+    """
+    database = call.target()
+    known = {migration.number: migration for migration in database.known()}
+    if number not in known:
+        raise UsageError(f"there is no migration {number:02}", hint=f"The newest is {max(known):02}.")
+    call.console.warn(f"nothing will run: {database.shown} must have the schema of {known[number]} already")
+    call.confirm(f"Put {database.shown} on record as {known[number]}?", yes=yes)
+    database.stamp(number)
+    call.tell(database, number, f"on record as {known[number]}")
 
 
 @program.command()
@@ -98,43 +268,31 @@ def check(open_target: Any, *, as_json: bool) -> None:
 @click.option("-a", "--allow-model-server-runtime-changes", "allow_changes", is_flag=True, default=None, help=ALLOWING)
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--prune", is_flag=True, help="Retire and take away what FILE no longer names.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before that.")
+@yes
 @as_json
-@click.pass_context
-def seed(context: click.Context, /, file: Path, *, allow_changes: bool | None, as_json: bool, **how: bool) -> None:
+@click.pass_obj
+def seed(call: Call, /, file: Path, *, allow_changes: bool | None, **how: bool) -> None:
     """Make the registry what FILE says, as `mer registry apply` does; a second time changes nothing."""
     from mer_migrations.seeding import seed as run_seed  # `mer` whole: what moves a schema has no use for it
 
-    assert context.parent is not None
-    given = context.parent.params
-    flags = {"database_url": given["database_url"], "allow_changes": allow_changes}
-    settings = load(environ=os.environ, flags=flags, env_file=given["env_file"])
-    told = run_seed(settings, file, environ=os.environ, **how)
-    click.echo(told.json() if as_json else told.text())
+    told = run_seed(call.settings(allow_changes=allow_changes), file, environ=os.environ, **how)
+    call.console.result(told.json() if call.console.json else told.text())
 
 
-@program.command()
-@as_json
-@click.pass_obj
-def upgrade(open_target: Any, *, as_json: bool) -> None:
-    """Apply the migrations that are missing, each in a transaction of its own."""
-    database: Target = open_target()
-    missing(database)  # refuses a newer database
-    applied = database.upgrade(None)
-    if as_json:
-        _tell(database, current_of(database), applied=applied)
-    elif applied:
-        for migration in applied:
-            click.echo(f"{database.shown}: applied {migration}")
-    else:
-        click.echo(f"{database.shown}: up to date")
+def _document(migration: Migration) -> dict[str, object]:
+    return {"number": migration.number, "name": migration.name}
 
 
-def _tell(database: Target, number: int | None, **lists: Sequence[Migration]) -> None:
-    told: dict[str, Any] = {"database": database.shown, "current": number, "newest": database.known()[-1].number}
-    for name, migrations in lists.items():
-        told[name] = [{"number": migration.number, "name": migration.name} for migration in migrations]
-    click.echo(json.dumps(told, ensure_ascii=False))
+def _row(console: Console, each: Applied) -> list[str]:
+    took = "" if each.microseconds is None else f"{each.microseconds / 1000:.1f}"
+    state = "edited since" if each.edited else "stamped" if each.microseconds is None else "applied"
+    return [f"{each.number:02}", each.name, console.time(each.applied_at), took, each.checksum, state]
+
+
+def _script(planned: Planned) -> str:
+    """Return it as a script that can be read, its head a comment."""
+    head = f"-- {planned.migration}, {'upwards' if planned.direction == 'up' else 'DOWNWARDS'}: one transaction"
+    return "\n\n".join([head, *planned.statements])
 
 
 if __name__ == "__main__":

@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pexpect
 import psycopg
 import pytest
 
 from mer.core.errors import NotMigrated
 from mer.dal.base import SCHEMA
 from mer.dal.open import open_store
-from mer.dal.postgres.cluster import DRIVER, OWNER
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.settings import load
 from mer_migrations.postgres import runner
-from mer_migrations.postgres.statements import VERSIONS, statements
-from tests.support.postgres import PostgresServer, state_folder
+from mer_migrations.postgres.runner import Migrations
+from mer_migrations.postgres.scripts import read_scripts
+from tests.support import versions
+from tests.support.databases import empty_database, held, superuser, variables_of
+from tests.support.postgres import ROLES, PostgresServer, state_folder
 
 
 @pytest.fixture
 def empty(postgres_server: PostgresServer) -> Iterator[EmbeddedPostgres]:
-    """A database of the owner's with nothing in it."""
-    name = f"empty_{os.urandom(8).hex()}"
-    postgres_server.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template0")
-    try:
-        yield postgres_server.database(name)
-    finally:
-        postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with empty_database(postgres_server) as database:
+        yield database
 
 
-def url_of(database: EmbeddedPostgres) -> dict[str, str]:
-    """Return the variables that lead to a database as if it were a server's."""
-    owner, driver = database.owner().parameters, database.driver().parameters
-    return {
-        "DB_CONNECTION_URL": f"postgresql:///{owner['dbname']}?host={owner['host']}",
-        "MIGRATIONS_DB_USERNAME": OWNER,
-        "MIGRATIONS_DB_PASSWORD": owner["password"],
-        "DRIVER_DB_USERNAME": DRIVER,
-        "DRIVER_DB_PASSWORD": driver["password"],
-    }
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """A folder of versions: 00, 01 and 02, each with a table that the driver may read; 01 has no way down."""
+    for number, name in enumerate(("one", "two", "three")):
+        versions.write(
+            tmp_path,
+            number,
+            name,
+            [f"CREATE TABLE mer.{name} (id integer);", f"INSERT INTO mer.{name} VALUES ({number});"],
+            down=[] if name == "two" else [f"DROP TABLE mer.{name};"],
+            driver=["GRANT USAGE ON SCHEMA mer TO {driver};", f"GRANT SELECT ON mer.{name} TO {{driver}};"],
+        )
+    return tmp_path
 
 
 def migrate(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mer_migrations", *arguments],
         env=dict(environ),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
@@ -59,49 +61,176 @@ def migrate(*arguments: str, environ: Mapping[str, str]) -> subprocess.Completed
     )
 
 
+def numbers(database: EmbeddedPostgres) -> list[int]:
+    return [each.number for each in runner.applied(database.owner())]
+
+
 def test_the_newest_migration_is_the_schema_that_the_driver_needs() -> None:
-    assert runner.scripts()[-1].number == SCHEMA
-
-
-def test_migrations_are_numbered_from_00_without_a_gap() -> None:
-    assert [script.number for script in runner.scripts()] == list(range(SCHEMA + 1))
+    assert [script.number for script in read_scripts()] == list(range(SCHEMA + 1))
 
 
 def test_an_empty_database_is_upgraded_once(empty: EmbeddedPostgres) -> None:
-    before = runner.current(empty.owner())
-    first = runner.upgrade(empty.owner(), driver=DRIVER)
-    second = runner.upgrade(empty.owner(), driver=DRIVER)
-    assert (before, len(first), second) == (None, SCHEMA + 1, ())
-    assert runner.current(empty.driver()) == SCHEMA
+    before = numbers(empty)
+    first = Migrations(empty.owner(), ROLES).upgrade()
+    second = Migrations(empty.owner(), ROLES).upgrade()
+    assert (before, len(first), second, numbers(empty)) == ([], SCHEMA + 1, (), list(range(SCHEMA + 1)))
 
 
-def test_two_upgrades_at_once_run_each_migration_once(empty: EmbeddedPostgres) -> None:
-    with ThreadPoolExecutor(2) as threads:
-        applied = list(threads.map(lambda _: runner.upgrade(empty.owner(), driver=DRIVER), range(2)))
-    assert sorted(map(len, applied)) == [0, SCHEMA + 1]
+def test_a_migration_is_noted_with_its_checksum_time_and_duration(empty: EmbeddedPostgres) -> None:
+    Migrations(empty.owner(), ROLES).upgrade()
+    (noted, *_) = runner.applied(empty.owner())
+    (script, *_) = read_scripts()
+    assert (noted.name, noted.checksum) == (script.name, script.checksum)
+    assert noted.applied_at.utcoffset() is not None
+    assert noted.microseconds is not None
+    assert noted.microseconds > 0
 
 
-def test_a_migration_that_fails_leaves_the_database_as_it_was(empty: EmbeddedPostgres) -> None:
-    with psycopg.connect(conninfo(empty.owner()), autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA mer")
-        connection.execute("CREATE TABLE mer.placement ()")  # in the way of the migration's eighth statement
-        with pytest.raises(runner.MigrationFailed, match="placement") as told:
-            runner.upgrade(empty.owner(), driver=DRIVER)
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'mer' ORDER BY 1").fetchall()
-    assert "CREATE TABLE mer.placement" in told.value.message
-    assert ("server",) not in tables
-    assert runner.current(empty.owner()) is None
+def test_an_upgrade_goes_as_far_as_it_is_told(empty: EmbeddedPostgres, three: Path) -> None:
+    migrations = Migrations(empty.owner(), ROLES, versions=three)
+    assert [script.name for script in migrations.upgrade(1)] == ["one", "two"]
+    assert [script.name for script in migrations.upgrade()] == ["three"]
 
 
-def test_a_drivers_role_of_any_name_gets_its_rights_and_no_more(empty: EmbeddedPostgres) -> None:
-    (grant, *_) = [
-        each for each in statements(VERSIONS / "00_registry_and_access_log", driver='a"b') if "GRANT" in each
+def test_a_downgrade_and_an_upgrade_leave_what_was_there_before(empty: EmbeddedPostgres, three: Path) -> None:
+    migrations = Migrations(empty.owner(), ROLES, versions=three)
+    migrations.upgrade(1)
+    at_01 = held(empty)
+    migrations.upgrade()
+    assert [script.name for script in migrations.downgrade(1)] == ["three"]
+    assert held(empty) == at_01
+
+
+def test_base_leaves_nothing_of_the_schema(empty: EmbeddedPostgres) -> None:
+    before, environ = held(empty), variables_of(empty)
+    migrate("upgrade", environ=environ)
+    told = migrate("downgrade", "--to", "base", "--yes", environ=environ)
+    assert (told.returncode, "took back 00 registry_and_access_log" in told.stdout) == (0, True)
+    assert "THIS DELETES THE REGISTRY AND THE WHOLE ACCESS LOG" in told.stderr
+    assert held(empty) == before
+    assert migrate("upgrade", environ=environ).returncode == 0
+
+
+def test_base_leaves_a_schema_that_the_owner_could_not_make_again(
+    empty: EmbeddedPostgres, postgres_server: PostgresServer
+) -> None:
+    name = empty.owner().parameters["dbname"]
+    with superuser(empty) as connection:
+        connection.execute(f"ALTER DATABASE {name} OWNER TO mer_superuser")
+        connection.execute("CREATE SCHEMA mer AUTHORIZATION mer_owner")
+        connection.execute(f"GRANT CONNECT ON DATABASE {name} TO mer_owner")
+    migrations = Migrations(empty.owner(), ROLES)
+    for _ in range(2):
+        migrations.upgrade()
+        migrations.downgrade(-1)
+
+
+def test_a_downgrade_asks_and_without_a_terminal_is_2(empty: EmbeddedPostgres) -> None:
+    environ = variables_of(empty)
+    migrate("upgrade", environ=environ)
+    told = migrate("downgrade", "--to", "base", environ=environ)
+    assert (told.returncode, "--yes" in told.stderr) == (2, True)
+    assert numbers(empty) == [0]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, [0]), ("y", 0, [])])
+def test_at_a_terminal_the_operator_is_asked(empty: EmbeddedPostgres, answer: str, code: int, left: list[int]) -> None:
+    environ = variables_of(empty)
+    migrate("upgrade", environ=environ)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "mer_migrations", "downgrade", "--to", "base"],
+        env={**os.environ, **environ},
+        encoding="utf-8",
+        timeout=30,
+    )
+    child.expect("THE WHOLE ACCESS LOG")
+    child.expect(r"\[y/N\]")
+    child.sendline(answer)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert (child.exitstatus, numbers(empty)) == (code, left)
+
+
+def test_where_there_is_no_way_down_nothing_is_taken_back(empty: EmbeddedPostgres, three: Path) -> None:
+    environ = variables_of(empty)
+    versions.migrate(three, "upgrade", environ=environ)
+    told = versions.migrate(three, "downgrade", "--to", "00", "--yes", environ=environ)
+    assert (told.returncode, "01 two has no way down" in told.stderr) == (2, True)
+    assert numbers(empty) == [0, 1, 2]
+
+
+def test_a_plan_shows_the_very_statements_and_runs_none(empty: EmbeddedPostgres, three: Path) -> None:
+    environ, before = {**variables_of(empty), "DRIVER_DB_USERNAME": 'a"b'}, held(empty)
+    told = json.loads(versions.migrate(three, "plan", "--to", "01", "--json", environ=environ).stdout)
+    assert [(each["number"], each["direction"]) for each in told["planned"]] == [(0, "up"), (1, "up")]
+    assert told["planned"][0]["statements"][0] == "CREATE SCHEMA mer;"
+    assert "CREATE TABLE mer.one (id integer);" in told["planned"][0]["statements"]
+    assert told["planned"][1]["statements"][-1] == 'GRANT SELECT ON mer.two TO "a""b";'
+    assert held(empty) == before
+
+
+def test_what_a_plan_shows_is_what_the_server_is_sent(empty: EmbeddedPostgres, three: Path) -> None:
+    with superuser(empty) as connection:
+        name = empty.owner().parameters["dbname"]
+        connection.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+        log = empty.status().log
+        planned = Migrations(empty.owner(), ROLES, versions=three).plan(None)
+        begun = log.stat().st_size
+        Migrations(empty.owner(), ROLES, versions=three).upgrade()
+    with log.open() as file:
+        file.seek(begun)
+        sent = " ".join(file.read().split())
+    for _, _, statements in planned:
+        for statement in statements:
+            place = sent.find(" ".join(statement.text.split()))
+            assert place >= 0, statement
+            sent = sent[place:]  # and in that order
+
+
+def test_a_plan_downwards_shows_what_is_dropped(empty: EmbeddedPostgres) -> None:
+    environ = variables_of(empty)
+    assert migrate("upgrade", environ=environ).returncode == 0
+    assert migrate("plan", environ=environ).stdout.endswith("nothing to do\n")
+    told = migrate("plan", "--to", "base", environ=environ)
+    assert "-- 00 registry_and_access_log, DOWNWARDS" in told.stdout
+    assert "DROP TABLE mer.access_lock" in told.stdout
+    assert numbers(empty) == [0]
+
+
+def test_history_shows_when_how_long_and_by_which_bytes(empty: EmbeddedPostgres, three: Path) -> None:
+    environ = variables_of(empty)
+    assert json.loads(versions.migrate(three, "history", "--json", environ=environ).stdout)["applied"] == []
+    versions.migrate(three, "upgrade", "--to", "00", environ=environ)
+    versions.migrate(three, "stamp", "01", "--yes", environ=environ)
+    applied = json.loads(versions.migrate(three, "history", "--json", environ=environ).stdout)["applied"]
+    assert [(each["number"], each["name"], each["edited"]) for each in applied] == [
+        (0, "one", False),
+        (1, "two", False),
     ]
-    assert 'TO "a""b"' in grant
+    content = (three / "01_two" / "1-all.sql").read_bytes()
+    assert applied[1]["checksum"] == hashlib.sha256(b"1-all.sql\0%d\0%s" % (len(content), content)).hexdigest()
+    assert applied[1]["microseconds"] is None
+    table = versions.migrate(three, "history", environ=environ).stdout
+    assert [line.split()[0] for line in table.splitlines()] == ["NUMBER", "00", "01"]
+
+
+def test_stamping_takes_over_a_schema_that_was_made_by_other_means(empty: EmbeddedPostgres, three: Path) -> None:
+    environ = variables_of(empty)
+    with psycopg.connect(conninfo(empty.owner())) as connection:
+        connection.execute("CREATE SCHEMA mer")
+        connection.execute("CREATE TABLE mer.one (id integer)")
+    assert versions.migrate(three, "upgrade", environ=environ).returncode == 78
+    assert versions.migrate(three, "stamp", "00", environ=environ).returncode == 2
+    assert versions.migrate(three, "stamp", "00", "--yes", environ=environ).returncode == 0
+    told = json.loads(versions.migrate(three, "upgrade", "--json", environ=environ).stdout)
+    assert [each["number"] for each in told["applied"]] == [1, 2]
+    with psycopg.connect(conninfo(empty.driver())) as connection:
+        connection.execute("SELECT FROM mer.one")  # the rights of what was stamped are given, too
 
 
 def test_current_check_and_upgrade_tell_a_server_apart(empty: EmbeddedPostgres) -> None:
-    environ = url_of(empty)
+    environ = variables_of(empty)
     before = migrate("current", environ=environ)
     check = migrate("check", environ=environ)
     upgrade = migrate("upgrade", environ=environ)
@@ -113,49 +242,60 @@ def test_current_check_and_upgrade_tell_a_server_apart(empty: EmbeddedPostgres) 
 
 
 def test_json_is_one_object_on_stdout(empty: EmbeddedPostgres) -> None:
-    environ = url_of(empty)
+    environ = variables_of(empty)
+    pending = migrate("check", "--json", environ=environ)
+    assert [each["number"] for each in json.loads(pending.stdout)["pending"]] == list(range(SCHEMA + 1))
+    assert json.loads(pending.stderr)["error"]["code"] == "not-migrated"
     told = json.loads(migrate("upgrade", "--json", environ=environ).stdout)
     assert told["applied"] == [{"number": 0, "name": "registry_and_access_log"}]
     assert (told["current"], told["newest"]) == (SCHEMA, SCHEMA)
     assert json.loads(migrate("check", "--json", environ=environ).stdout)["pending"] == []
+    assert json.loads(migrate("current", "--json", environ=environ).stdout)["current"] == SCHEMA
+    assert json.loads(migrate("plan", "--json", environ=environ).stdout)["planned"] == []
+    taken = json.loads(migrate("downgrade", "--to", "base", "--yes", "--json", environ=environ).stdout)
+    assert (taken["current"], [each["number"] for each in taken["taken_back"]]) == (None, [0])
 
 
 def test_a_wrong_password_is_77_and_does_not_show(empty: EmbeddedPostgres) -> None:
-    told = migrate("upgrade", environ={**url_of(empty), "MIGRATIONS_DB_PASSWORD": "hunter2"})
+    told = migrate("upgrade", environ={**variables_of(empty), "MIGRATIONS_DB_PASSWORD": "hunter2"})
     assert told.returncode == 77
     assert "hunter2" not in told.stdout + told.stderr
 
 
 def test_a_server_that_is_down_is_69() -> None:
-    assert migrate("check", environ={"DB_CONNECTION_URL": "postgresql://ada@127.0.0.1:1/mer"}).returncode == 69
+    told = migrate("check", "--json", environ={"DB_CONNECTION_URL": "postgresql://ada@127.0.0.1:1/mer"})
+    assert (told.returncode, json.loads(told.stderr)["error"]["exit_code"]) == (69, 69)
 
 
 def test_an_unknown_database_is_78() -> None:
     assert migrate("check", environ={"DB_CONNECTION_URL": "oracle://x"}).returncode == 78
 
 
-def test_an_unknown_command_is_2() -> None:
-    assert migrate("rejoice", environ={}).returncode == 2
+@pytest.mark.parametrize(
+    "words", [("rejoice",), ("downgrade",), ("upgrade", "--to", "base"), ("plan", "--to", "x"), ("stamp", "-1")]
+)
+def test_what_is_no_command_is_2(words: tuple[str, ...]) -> None:
+    assert migrate(*words, environ={}).returncode == 2
 
 
-def test_a_newer_database_is_left_alone(empty: EmbeddedPostgres) -> None:
-    runner.upgrade(empty.owner(), driver=DRIVER)
-    with psycopg.connect(conninfo(empty.owner()), autocommit=True) as connection:
-        connection.execute("UPDATE mer.migration SET version_num = '99'")
-    told = migrate("upgrade", environ=url_of(empty))
-    assert (told.returncode, "newer" in told.stderr) == (78, True)
+@pytest.mark.parametrize("words", [("upgrade", "--to", "07"), ("plan", "--to", "07"), ("stamp", "07", "--yes")])
+def test_a_number_that_no_migration_has_is_2(empty: EmbeddedPostgres, words: tuple[str, ...]) -> None:
+    told = migrate(*words, environ=variables_of(empty))
+    assert (told.returncode, "07" in told.stderr) == (2, True)
 
 
-def test_a_missing_drivers_role_that_the_owner_may_not_make_is_asked_for(empty: EmbeddedPostgres) -> None:
-    told = migrate("upgrade", environ={**url_of(empty), "DRIVER_DB_USERNAME": "nobody_yet"})
-    assert (told.returncode, 'CREATE ROLE "nobody_yet"' in told.stderr) == (78, True)
+def test_an_upgrade_to_what_is_behind_is_2(empty: EmbeddedPostgres, three: Path) -> None:
+    environ = variables_of(empty)
+    versions.migrate(three, "upgrade", environ=environ)
+    told = versions.migrate(three, "upgrade", "--to", "00", environ=environ)
+    assert (told.returncode, "downgrade --to 00" in told.stderr) == (2, True)
 
 
 async def test_a_server_is_never_migrated_by_the_driver(empty: EmbeddedPostgres, tmp_path: Path) -> None:
-    settings = load(environ={**url_of(empty), "MER_STATE_FOLDER": str(tmp_path)})
+    settings = load(environ={**variables_of(empty), "MER_STATE_FOLDER": str(tmp_path)})
     with pytest.raises(NotMigrated):
         await open_store(settings)
-    assert runner.current(empty.owner()) is None
+    assert numbers(empty) == []
 
 
 async def test_the_embedded_database_starts_and_migrates_itself() -> None:

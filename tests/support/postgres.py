@@ -12,11 +12,14 @@ from pathlib import Path
 import psycopg
 
 from mer.core.identifiers import uuid7
-from mer.dal.postgres.cluster import DRIVER, OWNER
+from mer.dal.postgres.cluster import AUDITOR, DRIVER, OWNER
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
-from mer_migrations.postgres import runner
+from mer_migrations.postgres.roles import Role, Roles
+from mer_migrations.postgres.runner import Migrations
+
+ROLES = Roles(driver=Role(name=DRIVER), auditor=Role(name=AUDITOR))
 
 TEMPLATE = "mer"
 """Migrated once, never written to."""
@@ -61,7 +64,7 @@ class PostgresServer:
         self.folder = folder
         embedded = EmbeddedPostgres(folder)
         embedded.ensure_running()
-        runner.upgrade(embedded.owner(), driver=DRIVER)
+        Migrations(embedded.owner(), ROLES).upgrade()
         self.execute("ALTER SYSTEM SET fsync = off")  # tests of what a crash leaves behind start servers of their own
         self.execute("SELECT pg_reload_conf()")
         self._copy(WIPED)
@@ -96,7 +99,7 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         self.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}")  # a copy has none of the rights on the database itself
         self.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
-        self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}")
+        self.execute(f"GRANT CONNECT ON DATABASE {name} TO {DRIVER}, {AUDITOR}")
 
 
 def wipe(connection: psycopg.Connection) -> None:

@@ -15,6 +15,7 @@ from mer.dal.base import Store
 from mer.dal.migrate import upgrade_embedded
 
 if TYPE_CHECKING:
+    from mer.dal.postgres.connection_settings import ConnectionSettings
     from mer.dal.postgres.embedded import EmbeddedPostgres
     from mer.settings import Settings
 
@@ -62,9 +63,31 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], b
                 statement_seconds=settings.database_seconds,
             )
             return _made(lambda: PostgresStore(login)), False
+        case "ws" | "wss" | "http" | "https":
+            from mer.dal.surreal.login import Login, Role
+            from mer.dal.surreal.store import SurrealStore
+
+            record = Login(
+                role=Role.AUDITOR if settings.auditor else Role.DRIVER,
+                name=settings.auditor_username if settings.auditor else settings.driver_username,
+                password=settings.auditor_password if settings.auditor else settings.driver_password,
+            )
+            return (
+                _made(
+                    lambda: SurrealStore(
+                        settings.database_url,
+                        login=record,
+                        statement_seconds=settings.database_seconds,
+                        lock_seconds=settings.lock_seconds,
+                    )
+                ),
+                False,
+            )
         case "surrealkv" | "mem":
             from mer.dal.surreal.store import SurrealStore
 
+            if settings.auditor:
+                raise ConfigurationError("SurrealDB inside a process has no users, and so no auditor")
             return (
                 _made(
                     lambda: SurrealStore(
@@ -77,7 +100,7 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], b
             )
     raise ConfigurationError(
         f"{scheme}: is no database that this program knows",
-        hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH or mem://.",
+        hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH, mem:// or ws://HOST.",
     )
 
 
@@ -93,11 +116,16 @@ async def _embedded(server: EmbeddedPostgres, settings: Settings) -> Store:
     from mer.dal.postgres.store import PostgresStore
 
     if settings.start_database:
-        login = await asyncio.to_thread(server.ensure_running, statement_seconds=settings.database_seconds)
-        return PostgresStore(login, start=server.ensure_running, closed=server.leave)
+        await asyncio.to_thread(server.ensure_running)
+        return PostgresStore(_login(server, settings), start=server.ensure_running, closed=server.leave)
     if not await asyncio.to_thread(server.enter):
         raise DatabaseUnreachable(
             "the embedded PostgreSQL does not run, and MER_START_DATABASE forbids to start it",
             hint="start_mer.sh starts it",
         )
-    return PostgresStore(server.driver(statement_seconds=settings.database_seconds), closed=server.leave)
+    return PostgresStore(_login(server, settings), closed=server.leave)
+
+
+def _login(server: EmbeddedPostgres, settings: Settings) -> ConnectionSettings:
+    login = server.auditor if settings.auditor else server.driver
+    return login(statement_seconds=settings.database_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import psycopg
@@ -14,8 +14,12 @@ from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.errors import StillStarting, translate, translate_connecting
 from mer.dal.postgres.service import no_service
 
-LOCK_SECONDS = 60
+LOCK_SECONDS = 60.0
 """How long to wait while another program migrates, and for tables that others use."""
+
+GONE_CHECK = "2s"
+"""How often a server looks whether the client of a waiting statement is still there: a migration whose program was killed
+must not go on holding the lock while it waits for a table."""
 
 STARTING_SECONDS = 60.0
 """How long to go on asking a server that says it is starting."""
@@ -43,11 +47,15 @@ def connected(login: ConnectionSettings) -> Iterator[Connection]:
 
 def _connect(login: ConnectionSettings) -> Connection:
     until = time.monotonic() + STARTING_SECONDS
-    session = {"lock_timeout": f"{LOCK_SECONDS}s", "timezone": "UTC"}
+    # nothing of ours needs a search_path, and what somebody left in one can stand in for what we mean
+    session = {"statement_timeout": "0", "timezone": "UTC", "search_path": "pg_catalog"}
     while True:
         try:
             with no_service(hermetic=login.hermetic):
-                return psycopg.connect(conninfo(login, **session), autocommit=True)
+                connection = psycopg.connect(conninfo(login, **session), autocommit=True)
+            with suppress(psycopg.Error):  # from PostgreSQL 14 on, and not on every system
+                connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (GONE_CHECK,))
+            return connection
         except psycopg.OperationalError as error:
             translated = translate_connecting(error, login.shown)
             if not isinstance(translated, StillStarting) or time.monotonic() > until:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mer.core.errors import ConfigurationError, NotMigrated, UsageError
+from mer.core.errors import ConfigurationError
 from mer.dal.postgres import cluster
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.settings import Settings
-from mer_migrations.postgres import roles, runner
+from mer_migrations.postgres.connect import LOCK_SECONDS
+from mer_migrations.postgres.roles import Role, Roles
+from mer_migrations.postgres.runner import Migrations, applied
+from mer_migrations.postgres.scripts import VERSIONS, Script, read_scripts
 from mer_migrations.target import Applied, Migration, Planned
 
 
 class PostgresTarget:
-    """Migrated under the owner's login; the driver's role gets its rights there."""
+    """Migrated under the owner's login; the driver's role and the auditor's get their rights there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, versions: Path = VERSIONS, lock_seconds: float = LOCK_SECONDS) -> None:
         self._settings = settings
+        self._versions = versions
+        self._lock_seconds = lock_seconds
         self._embedded = (
-            None if settings.database_url else EmbeddedPostgres(settings.state_folder, settings.socket_folder)
+            None
+            if settings.database_url
+            else EmbeddedPostgres(
+                settings.state_folder, settings.socket_folder, idle_seconds=settings.database_idle_seconds
+            )
         )
 
     @property
@@ -29,60 +38,66 @@ class PostgresTarget:
         return self._login().shown
 
     def known(self) -> Sequence[Migration]:
-        return [Migration(number=script.number, name=script.name) for script in runner.scripts()]
+        return [_migration(script) for script in read_scripts(self._versions)]
 
     def applied(self) -> Sequence[Applied]:
-        last = runner.current(self._login())
+        own = {script.number: (script.name, script.checksum) for script in read_scripts(self._versions)}
         return [
             Applied(
-                number=script.number,
-                name=script.name,
-                checksum="",
-                applied_at=dt.datetime.now(dt.UTC),
-                microseconds=None,
-                edited=False,
+                number=row.number,
+                name=row.name,
+                checksum=row.checksum,
+                applied_at=row.applied_at,
+                microseconds=row.microseconds,
+                edited=row.number in own and own[row.number] != (row.name, row.checksum),
             )
-            for script in self._scripts_and(last)
-        ]
-
-    def _scripts_and(self, last: int | None) -> Sequence[runner.Script]:
-        known = {script.number: script for script in runner.scripts()}
-        return [
-            known.get(number) or runner.Script(number=number, name="?")
-            for number in range((-1 if last is None else last) + 1)
+            for row in applied(self._login())
         ]
 
     def verify(self) -> None:
-        last = runner.current(self._login())
-        if last is not None and last > runner.scripts()[-1].number:
-            raise NotMigrated(
-                f"{self.shown} has schema {last:02}, which is newer than this program's", hint="Update mer."
-            )
+        self._migrations().verify()
 
     def plan(self, to: int | None) -> Sequence[Planned]:
-        raise UsageError("not yet")
-
-    def downgrade(self, to: int) -> Sequence[Migration]:
-        raise UsageError("not yet")
-
-    def stamp(self, number: int) -> None:
-        raise UsageError("not yet")
-
-    def advice(self) -> Sequence[str]:
-        return ()
+        migrations = self._migrations()
+        return [
+            Planned(
+                migration=_migration(script),
+                direction=direction,
+                statements=tuple(statement.text for statement in statements),
+            )
+            for script, direction, statements in migrations.plan(to)
+        ]
 
     def upgrade(self, to: int | None) -> Sequence[Migration]:
-        login = self._login()
+        return [_migration(script) for script in self._migrations().upgrade(to)]
+
+    def downgrade(self, to: int) -> Sequence[Migration]:
+        return [_migration(script) for script in self._migrations().downgrade(to)]
+
+    def stamp(self, number: int) -> None:
+        self._migrations().stamp(number)
+
+    def advice(self) -> Sequence[str]:
+        return self._migrations().advice()
+
+    def _migrations(self) -> Migrations:
+        return Migrations(self._login(), self._roles(), versions=self._versions, lock_seconds=self._lock_seconds)
+
+    def _roles(self) -> Roles:
         if self._embedded:
-            driver = cluster.DRIVER
-        else:
-            driver = self._settings.driver_username or _user_of(self._settings.database_url)
-            if not driver:
-                raise ConfigurationError(
-                    "nothing says whom mer logs in as", hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD."
-                )
-            roles.ensure(login, driver, self._settings.driver_password)
-        return [Migration(number=script.number, name=script.name) for script in runner.upgrade(login, driver=driver)]
+            return Roles(driver=Role(name=cluster.DRIVER), auditor=Role(name=cluster.AUDITOR))
+        given = self._settings
+        driver = given.driver_username or _user_of(given.database_url)
+        if not driver:
+            raise ConfigurationError(
+                "nothing says whom mer logs in as", hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD."
+            )
+        return Roles(
+            driver=Role(name=driver, password=given.driver_password),
+            auditor=Role(name=given.auditor_username, password=given.auditor_password)
+            if given.auditor_username
+            else None,
+        )
 
     def _login(self) -> ConnectionSettings:
         if self._embedded:
@@ -93,6 +108,10 @@ class PostgresTarget:
             username=self._settings.migrations_username,
             password=self._settings.migrations_password,
         )
+
+
+def _migration(script: Script) -> Migration:
+    return Migration(number=script.number, name=script.name)
 
 
 def _user_of(url: str) -> str:

@@ -21,12 +21,30 @@ OWNER = "mer_owner"
 """Whose login `mer-migrate` uses: the tables are its."""
 DRIVER = "mer_driver"
 """Whose login `mer` uses: it may append to the access log and not change it."""
+AUDITOR = "mer_auditor"
+"""Whose login `mer --auditor` uses: it may read everything, and change nothing."""
 
 INITDB_SECONDS = 120
 """It takes one second; a slow disk is given time, a stuck one is not waited for forever."""
 
 ROLE_SECONDS = 60
-"""The driver's limits where a session sets none: whatever logs in as it holds a lock no longer than this."""
+"""The roles' limits where a session sets none: whatever logs in as one holds a lock no longer than this."""
+
+ROLE_LIMITS: Mapping[str, Mapping[str, str]] = {
+    # a stopped client that holds the log's lock would stop every other; mer's own settings are shorter
+    "driver": {
+        "statement_timeout": f"{ROLE_SECONDS}s",
+        "lock_timeout": f"{ROLE_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{ROLE_SECONDS}s",
+    },
+    # what it reads may take long, and holds up migrations alone
+    "auditor": {
+        "lock_timeout": f"{ROLE_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{ROLE_SECONDS}s",
+        "default_transaction_read_only": "on",
+    },
+}
+"""What is set for a role, by what it is for: the embedded cluster's, and those of a server, which mer-migrate sets."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "''",
@@ -92,7 +110,7 @@ def make(at: Places, account: Account, programs: Path, *, lock: int) -> None:
     fresh = at.home / "data.new"
     shutil.rmtree(fresh, ignore_errors=True)
     own_folder(fresh, owner=account.uid)
-    passwords = {role: _new_password(at, role) for role in (SUPERUSER, OWNER, DRIVER)}
+    passwords = {role: _new_password(at, role) for role in (SUPERUSER, OWNER, DRIVER, AUDITOR)}
     passed = fresh.with_name("password.new")
     _write_private(passed, passwords[SUPERUSER], owner=account.uid)
     try:
@@ -145,13 +163,15 @@ def _roles(passwords: Mapping[str, str]) -> str:
         (
             f"CREATE ROLE {OWNER} LOGIN PASSWORD '{passwords[OWNER]}'",
             f"CREATE ROLE {DRIVER} LOGIN PASSWORD '{passwords[DRIVER]}'",
-            # a stopped client that holds the log's lock would stop every other; mer's own settings are shorter
-            f"ALTER ROLE {DRIVER} SET statement_timeout = '{ROLE_SECONDS}s'",
-            f"ALTER ROLE {DRIVER} SET lock_timeout = '{ROLE_SECONDS}s'",
-            f"ALTER ROLE {DRIVER} SET idle_in_transaction_session_timeout = '{ROLE_SECONDS}s'",
+            f"CREATE ROLE {AUDITOR} LOGIN PASSWORD '{passwords[AUDITOR]}'",
+            *(
+                f"ALTER ROLE {role} SET {setting} = '{value}'"
+                for role, purpose in ((DRIVER, "driver"), (AUDITOR, "auditor"))
+                for setting, value in ROLE_LIMITS[purpose].items()
+            ),
             f"CREATE DATABASE {DATABASE} OWNER {OWNER}",
             f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC",
-            f"GRANT CONNECT ON DATABASE {DATABASE} TO {DRIVER}",
+            f"GRANT CONNECT ON DATABASE {DATABASE} TO {DRIVER}, {AUDITOR}",
             "REVOKE CONNECT ON DATABASE postgres FROM PUBLIC",
             "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC",
             "",

@@ -100,6 +100,10 @@ class EmbeddedPostgres:
         """
         return self._login(cluster.DRIVER, statement_seconds)
 
+    def auditor(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
+        """Return the login that may only read, whether or not the server runs. Raises: DatabaseUnreachable."""
+        return self._login(cluster.AUDITOR, statement_seconds)
+
     def owner(self, *, statement_seconds: float = STATEMENT_SECONDS) -> ConnectionSettings:
         """Return the login of the tables' owner, which migrations use. Raises: DatabaseUnreachable."""
         return self._login(cluster.OWNER, statement_seconds)

@@ -6,7 +6,7 @@ from mer.core.errors import NotMigrated
 from mer.dal.base import SCHEMA
 from mer.dal.postgres.errors import UPGRADE
 
-CURRENT = "SELECT max(version_num)::int AS number FROM mer.migration"
+CURRENT = "SELECT max(number) AS number FROM mer.migration"
 
 
 def check_schema(current: int | None, shown: str) -> None:

@@ -1,8 +1,4 @@
--- {driver} is the driver's role, quoted. It reads everything, writes the registry, and appends to the log by the function alone.
-
-REVOKE ALL ON SCHEMA mer FROM PUBLIC;
-
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA mer FROM PUBLIC;
+-- It reads everything, writes the registry, and appends to the log by the function alone.
 
 GRANT USAGE ON SCHEMA mer TO {driver};
 

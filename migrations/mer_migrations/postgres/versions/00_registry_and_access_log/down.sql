@@ -1,0 +1,11 @@
+-- The registry and the access log are gone after this, with what refused to change them.
+
+DROP FUNCTION mer.append(text[]), mer.insert_records(text[], text[], bigint), mer.digest(text, text, bigint);
+
+DROP TABLE mer.access_lock, mer.open_invocation, mer.access, mer.chain;
+
+DROP TABLE mer.lease, mer.placement, mer.weights_version, mer.weights, mer.alias_move, mer.retirement, mer.version;
+
+DROP TABLE mer.model, mer.server;
+
+DROP FUNCTION mer.refuse();
