@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import postgres_server as team
 from tests.support.postgres import PostgresServer, state_folder
+from tests.support.surreal_servers import SurrealServer, running
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +24,11 @@ def team_server() -> Iterator[team.TeamServer]:
     if team.programs() is None:
         pytest.skip(team.MISSING)
     with team.team_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def surreal_server() -> Iterator[SurrealServer]:
+    """One SurrealDB server in memory for the session, or for each of xdist's workers."""
+    with running(SurrealServer()) as server:
         yield server

@@ -18,7 +18,7 @@ from mer.core.errors import (
 )
 from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.address import parse_address
-from mer.dal.surreal.connection import Connection
+from mer.dal.surreal.embedded import EmbeddedConnection
 from mer.dal.surreal.executor import Direct
 from mer.dal.surreal.queries import Query
 from mer.dal.surreal.unit import EAGER_STEPS
@@ -145,47 +145,49 @@ async def test_two_ids_and_leases_in_a_unit_keep_their_clock(store: SurrealStore
 
 
 @pytest.fixture
-async def connection() -> AsyncIterator[Connection]:
-    made = Connection(parse_address("mem://"), statement_seconds=5, lock_seconds=5, idle_seconds=5)
+async def connection() -> AsyncIterator[EmbeddedConnection]:
+    made = EmbeddedConnection(parse_address("mem://"), statement_seconds=5, lock_seconds=5, idle_seconds=5)
     yield made
     await made.close()
 
 
 def query(text: str) -> Query:
-    return Query(name="test", description="", text=text, single=text.count(";") == 1, changes=True, volatile=False)
+    return Query(
+        name="test", description="", text=text, single=text.count(";") == 1, changes=True, in_turn=False, volatile=False
+    )
 
 
-async def test_a_conflict_that_the_engine_finds_is_a_concurrent_change(connection: Connection) -> None:
+async def test_a_conflict_that_the_engine_finds_is_a_concurrent_change(connection: EmbeddedConnection) -> None:
     await connection.run("DEFINE TABLE a; CREATE a:1 SET x = 0;", {})
     run = Direct(connection)
     slow = query("UPDATE a:1 SET x += 1; sleep(50ms);")
     outcomes = await asyncio.gather(*(run.ask_unguarded(slow) for _ in range(3)), return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == [
-        "ConcurrentChange",
-        "ConcurrentChange",
+        "Conflicted",
+        "Conflicted",
         "NoneType",
     ]
 
 
-async def test_a_failure_carries_the_databases_own_message(connection: Connection) -> None:
+async def test_a_failure_carries_the_databases_own_message(connection: EmbeddedConnection) -> None:
     await connection.run("DEFINE TABLE a; CREATE a:1 SET x = 0;", {})
     with pytest.raises(DatabaseUnreachable, match="Cannot perform addition"):
         await Direct(connection).ask(query("LET $x = (SELECT VALUE x FROM ONLY a:1); UPDATE a:1 SET x = [] + $x + {};"))
 
 
-async def test_a_value_of_the_wrong_type_is_said_to_be_unfit(connection: Connection) -> None:
+async def test_a_value_of_the_wrong_type_is_said_to_be_unfit(connection: EmbeddedConnection) -> None:
     await connection.run("DEFINE TABLE a SCHEMAFULL; DEFINE FIELD x ON a TYPE int;", {})
     with pytest.raises(InputInvalid, match="Expected `int`"):
         await Direct(connection).ask(query("CREATE a:1 SET x = 'text';"))
 
 
-async def test_a_table_that_is_not_there_means_not_migrated(connection: Connection) -> None:
+async def test_a_table_that_is_not_there_means_not_migrated(connection: EmbeddedConnection) -> None:
     with pytest.raises(NotMigrated):
         await Direct(connection).ask(query("SELECT * FROM model;"))
 
 
 async def test_a_change_that_was_given_up_still_ends_before_the_next_begins() -> None:
-    connection = Connection(parse_address("mem://"), statement_seconds=0.1, lock_seconds=5, idle_seconds=5)
+    connection = EmbeddedConnection(parse_address("mem://"), statement_seconds=0.1, lock_seconds=5, idle_seconds=5)
     await connection.run("DEFINE TABLE a; CREATE a:1 SET x = 0;", {})
     run = Direct(connection)
     with pytest.raises(DatabaseUnreachable, match=r"within 0\.1 s"):
@@ -196,7 +198,7 @@ async def test_a_change_that_was_given_up_still_ends_before_the_next_begins() ->
 
 
 async def test_a_statement_that_takes_too_long_is_given_up() -> None:
-    connection = Connection(parse_address("mem://"), statement_seconds=0.2, lock_seconds=5, idle_seconds=5)
+    connection = EmbeddedConnection(parse_address("mem://"), statement_seconds=0.2, lock_seconds=5, idle_seconds=5)
     with pytest.raises(DatabaseUnreachable, match=r"within 0\.2 s"):
         await connection.run("sleep(1s);", {})
     await connection.close()

@@ -18,6 +18,7 @@ from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.migrations import open_migrations
 from tests.support.postgres import WIPED, PostgresServer
 from tests.support.postgres_server import TeamServer
+from tests.support.surreal_servers import DRIVER, SurrealServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +90,11 @@ async def postgres_server(request: pytest.FixtureRequest) -> AsyncIterator[Datab
     server: TeamServer = request.getfixturevalue("team_server")
     login = server.wiped()
     yield Database(connect=lambda: PostgresStore(login), shared=True, environment=server.environment(WIPED))
+
+
+@store("surreal-ws")
+@asynccontextmanager
+async def surreal_websocket(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    server: SurrealServer = request.getfixturevalue("surreal_server")
+    url = await server.migrated()
+    yield Database(connect=lambda: SurrealStore(url, login=DRIVER), shared=True, environment=server.environment(url))

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mer.core.errors import ConcurrentChange, DatabaseUnreachable, InputInvalid, MerError, NotMigrated
+from mer.core.errors import ConcurrentChange, DatabaseUnreachable, InputInvalid, MerError, NotAllowed, NotMigrated
 
+_DENIED = re.compile(r"An error occurred: mer:denied|IAM error: Not enough permissions")
 _REASON = re.compile(r"An error occurred: mer:([a-z-]+)")
 _TAKEN = re.compile(r"Database (?:index|record) .* already (?:contains|exists)", re.DOTALL)
 _NO_TABLE = re.compile(r"The table '.*' does not exist")
@@ -21,6 +22,10 @@ _CONSEQUENCES = frozenset({"NotExecuted", "Cancelled"})
 
 MAX_MESSAGE = 2000
 """Characters of the database's own message that are passed on: it may quote a whole row."""
+
+
+class Conflicted(ConcurrentChange):
+    """Another has changed the same at the same moment, and the engine took this one back: it may be run again as it is."""
 
 
 class Refused(Exception):
@@ -39,10 +44,17 @@ class Failure:
     message: str
     conflict: bool
 
+    @property
+    def denied(self) -> bool:
+        """Whether the login lacks the right."""
+        return _DENIED.search(self.message) is not None
+
     def error(self) -> Exception:
         """Return what a query's failure means: `Refused` for what its repository names, else an error of mer's."""
         if self.conflict:
-            return ConcurrentChange()
+            return Conflicted()
+        if self.denied:
+            return NotAllowed(f"the database does not allow this: {self.message[:MAX_MESSAGE]}")
         if reason := _REASON.search(self.message):
             return Refused(reason[1])
         if _NO_TABLE.search(self.message):

@@ -61,16 +61,25 @@ class Link:
     closed: str
 
 
+def places_after(entries: Iterable[Entry], head: Head) -> tuple[Head, ...]:
+    """Return where entries stand that are chained to a head."""
+    places: list[Head] = []
+    for each in entries:
+        seq = head.seq + 1
+        head = Head(seq=seq, digest=digest(head.digest, each.body, seq))
+        places.append(head)
+    return tuple(places)
+
+
 def link(entries: Sequence[Entry], head: Head) -> Link:
     """Chain entries, at least one, to a head."""
     rows: list[dict[str, str | int]] = []
-    places: list[Head] = []
+    places = places_after(entries, head)
     opened: dict[str, dict[str, str | int]] = {}
     closed: list[str] = []
     last = head
-    for each in entries:
-        seq = last.seq + 1
-        place = Head(seq=seq, digest=digest(last.digest, each.body, seq))
+    for each, place in zip(entries, places, strict=True):
+        seq = place.seq
         # columns that are absent stay away: JSON's null would be NULL, and theirs is NONE
         present = {name: value for name, value in each.columns.items() if value is not None}
         chained: dict[str, str | int] = {
@@ -81,7 +90,6 @@ def link(entries: Sequence[Entry], head: Head) -> Link:
             "body": each.body,
         }
         rows.append({**present, **chained})
-        places.append(place)
         last = place
         invocation = str(each.columns["invocation"])
         match each.columns["kind"]:
@@ -93,7 +101,7 @@ def link(entries: Sequence[Entry], head: Head) -> Link:
                     closed.append(invocation)
     return Link(
         previous=head.digest,
-        places=tuple(places),
+        places=places,
         rows=_json(rows),
         opened=_json(list(opened.values())),
         closed=_json(closed),

@@ -16,10 +16,12 @@ from pathlib import Path
 import msgspec
 
 from mer.core.errors import ConcurrentChange, ConfigurationError, MerError, NotMigrated
-from mer.dal.surreal.address import parse_address
 from mer.dal.surreal.answers import MAX_MESSAGE, Refused, failure
+from mer.dal.surreal.connecting import connect_to
 from mer.dal.surreal.connection import Connection
+from mer.dal.surreal.embedded import EmbeddedConnection
 from mer.dal.surreal.executor import Direct
+from mer.dal.surreal.login import Login
 from mer.dal.surreal.queries import load
 from mer.dal.surreal.rows import from_row
 from mer.dal.surreal.scripts import Script, read_scripts, scripts_folder
@@ -109,12 +111,17 @@ class Migrations:
                 pending = await self.check()
         return tuple(done)
 
+    async def ensure_logins(self, *logins: Login) -> None:
+        """Let these log in, with these passwords, as what their roles are; the database has to be migrated."""
+        for login in logins:
+            await self._run.ask(self._queries["login"], role=login.role.value, name=login.name, password=login.password)
+
     async def _refuse_foreign(self) -> None:
         found = await self._run.ask(self._queries["tables"])
         tables = sorted(found.get("tables") or {})
         if tables:
             raise ConfigurationError(
-                f"{self._connection.address.name} holds somebody else's tables ({', '.join(tables)[:MAX_STATEMENT]})",
+                f"{self._connection.name} holds somebody else's tables ({', '.join(tables)[:MAX_STATEMENT]})",
                 hint="give an empty folder",
             )
 
@@ -148,18 +155,19 @@ class Migrations:
 
 
 @asynccontextmanager
-async def open_migrations(url: str, *, lock_seconds: float, folder: Path | None = None) -> AsyncIterator[Migrations]:
+async def open_migrations(
+    url: str, *, lock_seconds: float, login: Login | None = None, folder: Path | None = None
+) -> AsyncIterator[Migrations]:
     """Give the migrations of the database at a URL, and close it afterwards: for a program that does nothing else.
 
     Raises:
         ConfigurationError: the URL is no SurrealDB's, or `mem://`, which ends with the process that migrates it.
     """
-    address = parse_address(url)
-    if address.folder is None:
-        raise ConfigurationError("mem:// is each process's own, and migrates itself")
-    connection = Connection(
-        address, statement_seconds=MIGRATION_SECONDS, lock_seconds=lock_seconds, idle_seconds=MIGRATION_SECONDS
+    connection = connect_to(
+        url, login=login, statement_seconds=MIGRATION_SECONDS, lock_seconds=lock_seconds, idle_seconds=MIGRATION_SECONDS
     )
+    if isinstance(connection, EmbeddedConnection) and connection.address.folder is None:
+        raise ConfigurationError("mem:// is each process's own, and migrates itself")
     try:
         yield Migrations(connection, folder=folder)
     finally:

@@ -16,6 +16,9 @@ _CHANGING = re.compile(r"\b(CREATE|INSERT|UPDATE|UPSERT|DELETE)\b")
 _PARAMETER = re.compile(r"\$(?!parent\b)([a-z_]+)")
 _VOLATILE = re.compile(r"\btime::now\(\)")
 
+_OUT_OF_TURN = frozenset({"access_log", "leases", "migrations"})
+"""The head of the log is a turn of its own, and nothing is decided by leases that another writes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
@@ -27,6 +30,8 @@ class Query:
     single: bool
     """One statement is a transaction by itself."""
     changes: bool
+    in_turn: bool
+    """Whether it changes the registry, whose changes come one after the other."""
     volatile: bool
     """Whether its answer differs from call to call though nothing was changed."""
 
@@ -56,6 +61,7 @@ def load(repository: str) -> dict[str, Query]:
             text=text,
             single=text.count(";") == 1,
             changes=bool(_CHANGING.search(text)),
+            in_turn=bool(_CHANGING.search(text)) and repository not in _OUT_OF_TURN,
             volatile=bool(_VOLATILE.search(text)),
         )
     return queries

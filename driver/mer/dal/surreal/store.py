@@ -1,4 +1,4 @@
-"""SurrealDB inside this process, as a Store."""
+"""SurrealDB as a Store: inside this process, or on a server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from mer.core.errors import NotMigrated
 from mer.dal import base
 from mer.dal.surreal import appending
 from mer.dal.surreal.access_log import SurrealAccessLog
-from mer.dal.surreal.address import parse_address
 from mer.dal.surreal.appending import GroupWriter
-from mer.dal.surreal.connection import Connection
+from mer.dal.surreal.connecting import connect_to
+from mer.dal.surreal.embedded import EmbeddedConnection
 from mer.dal.surreal.entries import Entry
 from mer.dal.surreal.executor import Direct, Executor
 from mer.dal.surreal.leases import SurrealLeases
+from mer.dal.surreal.login import Login
 from mer.dal.surreal.migrations import Migrations
 from mer.dal.surreal.models import SurrealModels
 from mer.dal.surreal.placements import SurrealPlacements
@@ -68,35 +69,33 @@ class SurrealRepositories:
 
 
 class SurrealStore(SurrealRepositories):
-    """One embedded database: `surrealkv://PATH`, or `mem://`, which is this process's own and migrates itself.
+    """One database: of a server, to which `login` logs in; `surrealkv://PATH`; or `mem://`, which migrates itself.
 
     `statement_seconds` is the deadline of each statement, `lock_seconds` how long to wait for another process that holds
-    the folder, `idle_seconds` how long to hold it after the last piece of work.
+    the folder, or for another change of this one; `idle_seconds` how long to hold the folder after the last piece of work.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        login: Login | None = None,
         statement_seconds: float = STATEMENT_SECONDS,
         lock_seconds: float = LOCK_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self._connection = Connection(
-            parse_address(url),
-            statement_seconds=statement_seconds,
-            lock_seconds=lock_seconds,
-            idle_seconds=idle_seconds,
+        self._connection = connect_to(
+            url, login=login, statement_seconds=statement_seconds, lock_seconds=lock_seconds, idle_seconds=idle_seconds
         )
         self._writer = GroupWriter(self._connection)
         super().__init__(Direct(self._connection), write=self._writer.append)
 
     @property
     def name(self) -> str:
-        return self._connection.address.name
+        return self._connection.name
 
     async def open(self) -> None:
-        if self._connection.address.folder is None:
+        if isinstance(self._connection, EmbeddedConnection) and self._connection.address.folder is None:
             await Migrations(self._connection).upgrade()
         try:
             self._check(await self.schema())

@@ -20,7 +20,7 @@ from typing import Any
 from mer.core.errors import ConcurrentChange, MerError
 from mer.dal.surreal.answers import Failure, Refused, failure
 from mer.dal.surreal.connection import Connection
-from mer.dal.surreal.executor import Direct, Otherwise
+from mer.dal.surreal.executor import TURN, Direct, Otherwise, until_alone
 from mer.dal.surreal.queries import Query, numbered_name
 
 EAGER_STEPS = 32
@@ -28,7 +28,8 @@ EAGER_STEPS = 32
 a million; beyond this, a step without an answer waits for the next question or the end. Changes of the registry have
 fewer than ten."""
 
-_SEEN = "An error occurred: mer-seen:"
+_SEEN_PREFIX = "mer-seen:"
+_SEEN = f"An error occurred: {_SEEN_PREFIX}"
 _BEGIN = 1
 """Statements of a script before its first step."""
 
@@ -54,6 +55,10 @@ class UnitOfWork:
         """How many steps, from the first on, are known to be accepted."""
         self._held = AsyncExitStack()
         self._changing = False
+
+    @property
+    def shared(self) -> bool:
+        return self._connection.shared
 
     async def ask(self, query: Query, /, **parameters: Any) -> Any:
         if query.volatile and not query.changes:
@@ -93,7 +98,10 @@ class UnitOfWork:
                 if step.seen
             )
             seen = {f"seen_{number}": step.seen for number, step in enumerate(self._steps) if step.seen}
-            await self._run(self._steps, f"{checks}\nCOMMIT;", seen)
+            turn = TURN if self._connection.shared and any(step.query.in_turn for step in self._steps) else ""
+            ending = f"{checks}\n{turn}\nCOMMIT;"
+            # it checks all that was seen each time, so a try that met somebody else's commit may be made again
+            await until_alone(lambda: self._run(self._steps, ending, seen), self._connection)
 
     async def end(self) -> None:
         """Let the others go on."""
@@ -102,7 +110,7 @@ class UnitOfWork:
     async def _try(self, step: _Step) -> str:
         """Run the steps so far and this one, take everything back, and return the answer as text."""
         steps = [*self._steps, step]
-        ending = f"THROW 'mer-seen:' + {_text(len(steps) - 1)};\nCOMMIT;"
+        ending = f"THROW '{_SEEN_PREFIX}' + {_text(len(steps) - 1)};\nCOMMIT;"
         return await self._run(steps, ending, {})
 
     async def _run(self, steps: list[_Step], ending: str, extra: dict[str, Any]) -> str:
@@ -112,7 +120,10 @@ class UnitOfWork:
             for number, step in enumerate(steps)
             for name, value in step.parameters.items()
         }
-        statements = await self._connection.run("\n".join(["BEGIN;", *lines, ending]), parameters)
+        repeatable = _SEEN_PREFIX in ending  # it takes back whatever it does
+        statements = await self._connection.run(
+            "\n".join(["BEGIN;", *lines, ending]), parameters, repeatable=repeatable
+        )
         failed = failure(statements)
         if failed is None:
             return ""
