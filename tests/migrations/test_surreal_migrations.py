@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from mer.core.errors import ConfigurationError, NotMigrated
+from mer.core.errors import ConfigurationError, NotMigrated, UsageError
 from mer.dal.base import SCHEMA
 from mer.dal.surreal import SurrealStore
-from mer.dal.surreal.migrations import Migrations, open_migrations
+from mer.dal.surreal.migrations import BEFORE_00, Migrations, open_migrations
+from mer.dal.surreal.queries import Query
 from mer.dal.surreal.scripts import read_scripts, scripts_folder
 from tests.support import records
 from tests.support.surreal import by_hand
 
 FIRST = "00-Registry_and_access_log.surql"
+FIRST_DOWN = "00-Registry_and_access_log.down.surql"
 NOTES = "01-Notes.surql"
 NOTES_TEXT = "DEFINE TABLE note SCHEMAFULL;\nDEFINE FIELD text ON note TYPE string;\nCREATE note:1 SET text = 'a; b';"
 
@@ -62,14 +64,8 @@ async def test_each_migration_is_noted_with_its_checksum_time_and_duration(
     (script,) = await migrations.upgrade()
     (noted,) = await migrations.current()
     assert (noted.number, noted.name, noted.checksum) == (0, script.name, script.checksum)
-    assert noted.microseconds > 0
+    assert noted.microseconds
     assert noted.applied_at.utcoffset() is not None
-
-
-async def test_who_upgrades_hears_of_each_script_before_it_runs(migrations: Migrations) -> None:
-    heard: list[str] = []
-    await migrations.upgrade(tell=lambda script: heard.append(script.name))
-    assert heard == ["Registry_and_access_log"]
 
 
 async def test_a_failing_statement_stops_with_file_statement_and_message(migrations: Migrations, folder: Path) -> None:
@@ -110,6 +106,7 @@ async def test_an_edited_script_stops_everything(migrations: Migrations, folder:
 async def test_a_renamed_script_counts_as_edited(migrations: Migrations, folder: Path) -> None:
     await migrations.upgrade()
     (folder / FIRST).rename(folder / "00-Other.surql")
+    (folder / FIRST_DOWN).rename(folder / "00-Other.down.surql")
     with pytest.raises(ConfigurationError, match="edited"):
         await migrations.check()
 
@@ -238,3 +235,103 @@ async def test_memory_migrates_itself_and_cannot_be_migrated_by_others() -> None
     with pytest.raises(ConfigurationError, match="own"):
         async with open_migrations("mem://", lock_seconds=1):
             pass
+
+
+NOTES_DOWN = "01-Notes.down.surql"
+
+
+def write_notes(folder: Path, down: str | None = "REMOVE TABLE note;") -> None:
+    (folder / NOTES).write_text(NOTES_TEXT)
+    if down is not None:
+        (folder / NOTES_DOWN).write_text(down)
+
+
+async def test_what_an_upgrade_made_a_downgrade_takes_away(migrations: Migrations, folder: Path, url: str) -> None:
+    async with migrations._connection.in_use():
+        before = (await migrations._connection.run("INFO FOR DB;", {}))[0]["result"]
+        await migrations.upgrade()
+        assert [script.path.name for script in await migrations.downgrade(BEFORE_00)] == [FIRST_DOWN]
+        assert (await migrations._connection.run("INFO FOR DB;", {}))[0]["result"] == before
+    assert await migrations.current() == ()
+    assert [script.number for script in await migrations.upgrade()] == [0]
+
+
+async def test_scripts_go_down_the_last_first_as_far_as_asked(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder)
+    await migrations.upgrade()
+    assert [script.number for script in await migrations.downgrade(0)] == [1]
+    assert [noted.number for noted in await migrations.current()] == [0]
+    await migrations.upgrade()
+    assert [script.number for script in await migrations.downgrade(BEFORE_00)] == [1, 0]
+
+
+async def test_an_upgrade_goes_no_further_than_asked(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder)
+    assert [script.number for script in await migrations.upgrade(0)] == [0]
+    assert await migrations.upgrade(0) == ()
+    await migrations.upgrade()
+    with pytest.raises(UsageError, match="00 is behind"):
+        await migrations.upgrade(0)
+    with pytest.raises(UsageError, match="no migration 07"):
+        await migrations.upgrade(7)
+
+
+async def test_what_has_no_way_down_stays(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder, down=None)
+    await migrations.upgrade()
+    with pytest.raises(UsageError, match="nobody has written how"):
+        await migrations.downgrade(0)
+
+
+async def test_a_downgrade_does_not_go_up(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder)
+    await migrations.upgrade(0)
+    with pytest.raises(UsageError, match="01 is ahead"):
+        await migrations.downgrade(1)
+
+
+async def test_a_downgrade_that_fails_leaves_everything(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder, down="DELETE note;\nREMOVE TABLE note;\nTHROW 'no';")
+    await migrations.upgrade()
+    with pytest.raises(ConfigurationError, match=rf"{NOTES_DOWN}, statement 3 \(THROW 'no'\)"):
+        await migrations.downgrade(0)
+    assert [noted.number for noted in await migrations.current()] == [0, 1]
+    assert len(await migrations._run.ask(queried("SELECT * FROM note;"))) == 1
+
+
+async def test_a_plan_names_what_would_run_and_runs_nothing(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder)
+    planned = await migrations.plan(None)
+    assert [(script.number, direction) for script, direction in planned] == [(0, "up"), (1, "up")]
+    assert await migrations.current() == ()
+    await migrations.upgrade()
+    assert await migrations.plan(None) == ()
+    ((script, direction),) = await migrations.plan(0)
+    assert (script.statements, direction) == (("REMOVE TABLE note",), "down")
+
+
+async def test_a_stamp_runs_nothing_and_is_told_from_an_upgrade(migrations: Migrations, folder: Path) -> None:
+    write_notes(folder)
+    await migrations.stamp(1)
+    assert [(noted.number, noted.microseconds) for noted in await migrations.current()] == [(0, None), (1, None)]
+    with pytest.raises(NotMigrated):
+        await migrations._run.ask(queried("SELECT * FROM note;"))
+    await migrations.stamp(0)
+    assert [noted.number for noted in await migrations.current()] == [0]
+
+
+async def test_an_edit_that_is_meant_can_be_stamped(migrations: Migrations, folder: Path) -> None:
+    await migrations.upgrade()
+    (folder / FIRST).write_text((folder / FIRST).read_text() + "\n-- harmless")
+    await migrations.stamp(0)
+    assert await migrations.check() == ()
+
+
+def test_a_way_down_that_belongs_to_nothing_is_a_fault(folder: Path) -> None:
+    (folder / NOTES_DOWN).write_text("REMOVE TABLE note;")
+    with pytest.raises(ConfigurationError, match="takes nothing back"):
+        read_scripts(folder)
+
+
+def queried(text: str) -> Query:
+    return Query(name="q", description="", text=text, single=True, changes=False, in_turn=False, volatile=False)

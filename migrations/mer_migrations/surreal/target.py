@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from mer.core.errors import UsageError
-from mer.dal.surreal.address import parse_address
+from mer.core.errors import ConfigurationError
+from mer.dal.surreal.address import is_server, parse_address, parse_server_address
+from mer.dal.surreal.login import Login, Role
 from mer.dal.surreal.migrations import Migrations, open_migrations
-from mer.dal.surreal.scripts import read_scripts, scripts_folder
+from mer.dal.surreal.scripts import Script, read_scripts, scripts_folder
 from mer.settings import Settings
 from mer_migrations.target import Applied, Migration, Planned
 
@@ -17,21 +19,25 @@ Answer = TypeVar("Answer")
 
 
 class SurrealTarget:
-    """An embedded SurrealDB."""
+    """A SurrealDB of a server or of a folder. On a server, `upgrade` makes the driver's and the auditor's login too."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, folder: Path | None = None) -> None:
         self._settings = settings
+        self._folder = folder or scripts_folder()
+        self._server = is_server(settings.database_url)
 
     @property
     def shown(self) -> str:
-        return parse_address(self._settings.database_url).name
+        url = self._settings.database_url
+        return parse_server_address(url).name if self._server else parse_address(url).name
 
     def known(self) -> Sequence[Migration]:
-        return [Migration(number=script.number, name=script.name) for script in read_scripts(scripts_folder())]
+        return [_migration(script) for script in read_scripts(self._folder)]
 
     def applied(self) -> Sequence[Applied]:
+        own = {script.number: (script.name, script.checksum) for script in read_scripts(self._folder)}
+
         async def ask(migrations: Migrations) -> Sequence[Applied]:
-            own = {script.number: script.checksum for script in read_scripts(scripts_folder())}
             return [
                 Applied(
                     number=each.number,
@@ -39,7 +45,7 @@ class SurrealTarget:
                     checksum=each.checksum,
                     applied_at=each.applied_at,
                     microseconds=each.microseconds,
-                    edited=own.get(each.number, each.checksum) != each.checksum,
+                    edited=each.number in own and own[each.number] != (each.name, each.checksum),
                 )
                 for each in await migrations.current()
             ]
@@ -48,44 +54,72 @@ class SurrealTarget:
 
     def verify(self) -> None:
         async def check(migrations: Migrations) -> None:
-            await migrations.check()
+            await migrations.verify()
 
         self._run(check)
 
     def plan(self, to: int | None) -> Sequence[Planned]:
         async def ask(migrations: Migrations) -> Sequence[Planned]:
             return [
-                Planned(
-                    migration=Migration(number=script.number, name=script.name),
-                    direction="up",
-                    statements=script.statements,
-                )
-                for script in await migrations.check()
-                if to is None or script.number <= to
+                Planned(migration=_migration(script), direction=direction, statements=script.statements)
+                for script, direction in await migrations.plan(to)
             ]
 
         return self._run(ask)
 
     def upgrade(self, to: int | None) -> Sequence[Migration]:
+        logins = self._logins()
+
         async def apply(migrations: Migrations) -> Sequence[Migration]:
-            return [Migration(number=script.number, name=script.name) for script in await migrations.upgrade()]
+            done = await migrations.upgrade(to)
+            await migrations.ensure_logins(*logins)
+            return [_migration(script) for script in done]
 
         return self._run(apply)
 
     def downgrade(self, to: int) -> Sequence[Migration]:
-        raise UsageError(f"{self.shown} has no way down to {to:02}")
+        async def take_back(migrations: Migrations) -> Sequence[Migration]:
+            return [_migration(script) for script in await migrations.downgrade(to)]
+
+        return self._run(take_back)
 
     def stamp(self, number: int) -> None:
-        raise UsageError(f"{self.shown} cannot be stamped {number:02}")
+        async def put_on_record(migrations: Migrations) -> None:
+            await migrations.stamp(number)
+
+        self._run(put_on_record)
 
     def advice(self) -> Sequence[str]:
         return ()
 
+    def _logins(self) -> Sequence[Login]:
+        """Return who shall be able to log in to a server; nobody logs in to a folder."""
+        if not self._server:
+            return ()
+        given = self._settings
+        if not given.driver_username or not given.driver_password:
+            raise ConfigurationError(
+                "nothing says whom mer logs in as", hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD."
+            )
+        logins = [Login(role=Role.DRIVER, name=given.driver_username, password=given.driver_password)]
+        if given.auditor_username:
+            if not given.auditor_password:
+                raise ConfigurationError("the auditor has a name and no password", hint="Give AUDITOR_DB_PASSWORD.")
+            logins.append(Login(role=Role.AUDITOR, name=given.auditor_username, password=given.auditor_password))
+        return logins
+
     def _run(self, ask: Callable[[Migrations], Awaitable[Answer]]) -> Answer:
+        given = self._settings
+        owner = Login(role=Role.OWNER, name=given.migrations_username, password=given.migrations_password)
+
         async def opened() -> Answer:
             async with open_migrations(
-                self._settings.database_url, lock_seconds=self._settings.lock_seconds
+                given.database_url, login=owner, lock_seconds=given.lock_seconds, folder=self._folder
             ) as migrations:
                 return await ask(migrations)
 
         return asyncio.run(opened())
+
+
+def _migration(script: Script) -> Migration:
+    return Migration(number=script.number, name=script.name)

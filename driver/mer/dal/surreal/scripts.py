@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mer.core.errors import ConfigurationError
@@ -24,6 +24,8 @@ class Script:
     source: str
     statements: tuple[str, ...]
     checksum: str
+    down: Script | None = None
+    """The one that takes it back, where there is one."""
 
 
 def scripts_folder() -> Path:
@@ -41,19 +43,21 @@ def scripts_folder() -> Path:
 
 
 def read_scripts(folder: Path) -> tuple[Script, ...]:
-    """Read every script of a folder, by number; those of downgrades (`NN-Name.down.surql`) are left out.
+    """Read every script of a folder, by number, each with the one that takes it back (`NN-Name.down.surql`).
 
     Raises:
         ConfigurationError: a file's name is no script's, a number is missing or stands twice, or a file cannot be read.
     """
     found: dict[int, Script] = {}
+    downs: dict[int, Script] = {}
     for path in sorted(folder.glob("*.surql")):
         name = _NAME.fullmatch(path.name)
         if not name:
             raise ConfigurationError(f"{path}: a migration is named NN-Name.surql, letters, digits and _ only")
-        if name["down"]:
-            continue
         script = _read(path, int(name["number"]), name["name"])
+        if name["down"]:
+            downs[script.number] = script
+            continue
         if script.number in found:
             raise ConfigurationError(f"{path}: {found[script.number].path.name} has the number {script.number:02} too")
         if script.number != len(found):
@@ -61,7 +65,10 @@ def read_scripts(folder: Path) -> tuple[Script, ...]:
         found[script.number] = script
     if not found:
         raise ConfigurationError(f"{folder} has no migrations")
-    return tuple(found.values())
+    for number, down in downs.items():
+        if number not in found or found[number].name != down.name:
+            raise ConfigurationError(f"{down.path} takes nothing back: there is no {number:02}-{down.name}.surql")
+    return tuple(replace(script, down=downs.get(script.number)) for script in found.values())
 
 
 def _read(path: Path, number: int, name: str) -> Script:
