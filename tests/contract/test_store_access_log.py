@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import uuid
 from typing import Any
 
 import pytest
 
 from mer.core import chain
-from mer.core.errors import MerError, RecordNotFound, UsageError
+from mer.core.errors import MerError, NotAllowed, RecordNotFound, UsageError
 from mer.core.identifiers import uuid7
 from mer.core.records import AccessFilter, AccessRecord, InvocationId, LeaseId, Outcome, RecordKind
 from mer.dal.base import Store
@@ -47,6 +48,24 @@ async def test_an_empty_log_has_the_empty_head(store: Store) -> None:
 async def test_the_chain_has_a_uuid_that_stays(store: Store) -> None:
     name = await store.access_log.chain()
     assert chain.Checkpoint.parse(str(chain.Checkpoint(chain=name, seq=0, digest=chain.GENESIS))).chain == name
+    assert await store.access_log.chain() == name
+
+
+async def test_an_empty_log_takes_over_the_name_of_another_chain(store: Store) -> None:
+    name = str(uuid.uuid4())
+    await store.access_log.adopt_chain(name)
+    await store.access_log.adopt_chain(name)
+    assert await store.access_log.chain() == name
+    await changes(store, 2)
+    assert await faults(store) == []
+
+
+async def test_a_log_with_a_record_keeps_the_name_of_its_chain(store: Store) -> None:
+    await changes(store, 1)
+    name = await store.access_log.chain()
+    await store.access_log.adopt_chain(name)
+    with pytest.raises(NotAllowed, match="keeps its name"):
+        await store.access_log.adopt_chain(str(uuid.uuid4()))
     assert await store.access_log.chain() == name
 
 
@@ -441,6 +460,7 @@ async def test_the_unfinished_of_a_lease_come_oldest_first_and_are_its_own(store
         await store.access_log.append([records.started(name, each, lease=LEASE)])
     await store.access_log.append([records.started(name, records.invocation(), lease=other)])
     assert [each.invocation for each in await store.access_log.unfinished(LEASE)] == list(reversed(of))
+    assert len(await store.access_log.unfinished()) == len(of) + 1
 
 
 async def test_unfinished_invocations_of_a_model_are_counted_by_server(store: Store) -> None:

@@ -163,6 +163,15 @@ class AccessLog(Protocol):
     async def chain(self) -> str:
         """Return the chain's UUID, made by the first migration."""
 
+    async def adopt_chain(self, chain: str) -> None:
+        """Take over the name of another database's chain, whose records come next. Its own name again is no fault.
+
+        No record may be there: its body would bear another name. Who has asked for the name before does not learn of it.
+
+        Raises:
+            NotAllowed: the log is not empty.
+        """
+
     async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         """Append canonical bodies in this order, durable when it returns; return the place of each.
 
@@ -188,8 +197,8 @@ class AccessLog(Protocol):
     def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
         """Read all records after that seq, oldest first, some at a time; memory stays bounded however long the log is."""
 
-    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
-        """Return the open invocations of that lease, oldest first."""
+    async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
+        """Return the open invocations of that lease, or of all, oldest first."""
 
     async def unfinished_by_server(self, model: str) -> dict[str, int]:
         """Return how many open invocations of that model (by name) each server (by name) has; those with none are left out."""

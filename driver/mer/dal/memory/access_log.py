@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mer.core.chain import EMPTY, Head, derived, digest
-from mer.core.errors import MerError, RecordNotFound
+from mer.core.errors import MerError, NotAllowed, RecordNotFound
 from mer.core.records import (
     PAGE,
     AccessFilter,
@@ -19,7 +19,7 @@ from mer.core.records import (
     Page,
     RecordKind,
 )
-from mer.dal.memory.tables import LogLock, Tables
+from mer.dal.memory.tables import THE_CHAIN, LogLock, Tables
 from mer.dal.paging import bounded, number_after, page_of
 from mer.dal.times import record_text, record_time
 
@@ -33,13 +33,26 @@ STARTED_WITH = ("invocation", "lease", "model", "server")
 class MemoryAccessLog:
     """The chain of access records."""
 
-    def __init__(self, tables: Tables, *, chain: str, lock: Callable[[], LogLock]) -> None:
+    def __init__(self, tables: Tables, *, lock: Callable[[], LogLock]) -> None:
         self._tables = tables
-        self._chain = chain
         self._lock = lock
 
     async def chain(self) -> str:
-        return self._chain
+        name = self._tables.chain.get(THE_CHAIN)
+        assert name is not None, "a store is made with one"
+        return name
+
+    async def adopt_chain(self, chain: str) -> None:
+        lock = self._lock()
+        await lock.acquire()
+        try:
+            if chain == await self.chain():
+                return
+            if len(self._tables.records):
+                raise NotAllowed("the access log has records: its chain keeps its name")
+            self._tables.chain.put(THE_CHAIN, chain)
+        finally:
+            lock.release()
 
     async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         lock = self._lock()
@@ -87,8 +100,8 @@ class MemoryAccessLog:
         for start in range(0, len(wanted), SCANNED_AT_ONCE):
             yield wanted[start : start + SCANNED_AT_ONCE]
 
-    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
-        found = (each for each in self._tables.unfinished.values() if each.lease == lease)
+    async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
+        found = (each for each in self._tables.unfinished.values() if lease is None or each.lease == lease)
         return tuple(sorted(found, key=lambda each: each.started_seq))
 
     async def unfinished_by_server(self, model: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ from mer.dal.memory.leases import MemoryLeases
 from mer.dal.memory.models import MemoryModels
 from mer.dal.memory.placements import MemoryPlacements
 from mer.dal.memory.servers import MemoryServers
-from mer.dal.memory.tables import LogLock, Tables
+from mer.dal.memory.tables import THE_CHAIN, LogLock, Tables
 from mer.dal.memory.weights import MemoryWeights
 
 
@@ -25,14 +25,12 @@ def _system_clock() -> dt.datetime:
 class MemoryRepositories:
     """The nouns over one set of tables: the committed ones, or those of a transaction."""
 
-    def __init__(
-        self, tables: Tables, *, chain: str, lock: Callable[[], LogLock], clock: Callable[[], dt.datetime]
-    ) -> None:
+    def __init__(self, tables: Tables, *, lock: Callable[[], LogLock], clock: Callable[[], dt.datetime]) -> None:
         self.servers = MemoryServers(tables)
         self.models = MemoryModels(tables)
         self.weights = MemoryWeights(tables)
         self.placements = MemoryPlacements(tables)
-        self.access_log = MemoryAccessLog(tables, chain=chain, lock=lock)
+        self.access_log = MemoryAccessLog(tables, lock=lock)
         self.leases = MemoryLeases(tables, clock=clock)
 
 
@@ -42,9 +40,9 @@ class MemoryStore(MemoryRepositories):
     def __init__(self, *, clock: Callable[[], dt.datetime] = _system_clock) -> None:
         self._tables = Tables()
         self._log = asyncio.Lock()
-        self._chain = str(uuid.uuid4())
+        self._tables.chain.put(THE_CHAIN, str(uuid.uuid4()))
         self._clock = clock
-        super().__init__(self._tables, chain=self._chain, lock=lambda: LogLock(self._log), clock=clock)
+        super().__init__(self._tables, lock=lambda: LogLock(self._log), clock=clock)
 
     @property
     def name(self) -> str:
@@ -64,7 +62,7 @@ class MemoryStore(MemoryRepositories):
         tables = self._tables.overlaid()
         lock = LogLock(self._log, keep=True)
         try:
-            yield MemoryRepositories(tables, chain=self._chain, lock=lambda: lock, clock=self._clock)
+            yield MemoryRepositories(tables, lock=lambda: lock, clock=self._clock)
             tables.commit()
         finally:
             lock.end()

@@ -128,6 +128,10 @@ class Overlay(Generic[K, V]):
         self._seen.setdefault(key, self._table.revision(key))
 
 
+THE_CHAIN = "chain"
+"""The key of the one row that names the access log's chain."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Tables:
     """Every table; names stand apart from their records, so that two of one name meet at one key."""
@@ -143,6 +147,7 @@ class Tables:
     weights_names: Rows[str, str] = field(default_factory=Table)
     weights_versions: Rows[tuple[WeightsId, int], WeightsVersion] = field(default_factory=Table)
     placements: Rows[tuple[ModelId, ServerId], Placement] = field(default_factory=Table)
+    chain: Rows[str, str] = field(default_factory=Table)
     records: Rows[int, AccessRecord] = field(default_factory=Table)
     kinds: Rows[tuple[InvocationId, str], int] = field(default_factory=Table)
     """The seq of an invocation's record of that kind: there is at most one."""

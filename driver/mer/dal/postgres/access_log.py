@@ -45,6 +45,9 @@ class PostgresAccessLog:
         rows = await self._session.ask(self._queries["chain"], repeatable=True)
         return str(rows[0]["id"])
 
+    async def adopt_chain(self, chain: str) -> None:
+        await self._session.ask(self._queries["adopt_chain"], {"chain": chain}, repeatable=True)
+
     async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         if not bodies:
             return ()
@@ -94,7 +97,7 @@ class PostgresAccessLog:
             yield found
             after = found[-1].seq
 
-    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
+    async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         rows = await self._session.ask(self._queries["unfinished"], {"lease": lease}, repeatable=True)
         return tuple(msgspec.convert(row, OpenInvocation) for row in rows)
 

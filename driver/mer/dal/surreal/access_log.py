@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mer.core.chain import COLUMNS, EMPTY, Head
-from mer.core.errors import MerError, RecordNotFound
+from mer.core.errors import MerError, NotAllowed, RecordNotFound
 from mer.core.records import (
     PAGE,
     AccessFilter,
@@ -72,6 +72,11 @@ class SurrealAccessLog:
 
     async def chain(self) -> str:
         return str(await self._run.ask(self._queries["chain"]))
+
+    async def adopt_chain(self, chain: str) -> None:
+        begun = NotAllowed("the access log has records: its chain keeps its name")
+        query = self._queries["request_chain" if self._run.shared else "adopt_chain"]
+        await self._run.tell(query, {"begun": begun}, chain=chain)
 
     async def append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
         entries: list[Entry] = []
@@ -136,7 +141,7 @@ class SurrealAccessLog:
             if not reading.cancelled():
                 reading.exception()  # a caller who leaves early has no use for it
 
-    async def unfinished(self, lease: LeaseId) -> tuple[OpenInvocation, ...]:
+    async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         rows = await self._run.ask(self._queries["unfinished"], lease=lease)
         return tuple(from_row(OpenInvocation, row) for row in rows)
 

@@ -2,6 +2,10 @@
 -- The chain's UUID.
 SELECT id::text FROM mer.chain;
 
+-- name: adopt_chain
+-- Another chain's name, while the log is empty.
+SELECT mer.adopt_chain(%(chain)s);
+
 -- name: append
 -- The only way into the log: gives each body's place, in their order. The bodies go as bytes (%()b): in an array that is
 -- text every quote of theirs is escaped, which took longer than all the rest of the client's work.
@@ -83,9 +87,9 @@ SELECT seq, previous, digest, body, kind, at::text AS shown, invocation::text, l
 FROM mer.access WHERE seq > %(after)s AND seq <= %(until)s ORDER BY seq LIMIT %(limit)s;
 
 -- name: unfinished
--- The open invocations of a lease, oldest first.
+-- The open invocations of a lease, or of all, oldest first.
 SELECT invocation::text, lease::text, started_seq, model, server FROM mer.open_invocation
-WHERE lease = %(lease)s ORDER BY started_seq;
+WHERE (%(lease)s::uuid IS NULL OR lease = %(lease)s) ORDER BY started_seq;
 
 -- name: unfinished_by_server
 -- How many each server has of a model.

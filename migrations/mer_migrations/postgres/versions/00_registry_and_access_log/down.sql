@@ -8,4 +8,4 @@ DROP TABLE mer.lease, mer.placement, mer.weights_version, mer.weights, mer.alias
 
 DROP TABLE mer.model, mer.server;
 
-DROP FUNCTION mer.refuse();
+DROP FUNCTION mer.refuse(), mer.refuse_unless_empty(), mer.adopt_chain(uuid);
