@@ -9,9 +9,16 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from mer.core.identifiers import uuid7
+from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.conninfo import conninfo
 from tests.support.documents import ROOT
+from tests.support.postgres_server import TeamServer, programs
+
+SCRIPT = ROOT / "start_stop_scripts" / "postgres_owner.sql"
 
 CREDENTIALS = {
     "MIGRATIONS_DB_USERNAME": "mer_owner",
@@ -74,3 +81,39 @@ def test_every_credential_is_a_setting_of_the_example() -> None:
     settings = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert used == set(CREDENTIALS)
     assert used <= settings
+
+
+def test_the_owner_that_the_image_makes_is_no_superuser_and_migrates(team_server: TeamServer) -> None:
+    team = team_server
+    own = f"image_{uuid7().replace('-', '')}"  # POSTGRES_USER of the image: what is done to it is not done to the fixture's
+    owner = f"{own}_owner"
+    psql = str(programs() / "psql")  # type: ignore[operator] - the fixture skips where there is none
+    with team.connect() as administrator:
+        administrator.execute(f"CREATE ROLE {own} SUPERUSER LOGIN PASSWORD 'secret'")
+        administrator.execute(f"CREATE DATABASE {own} OWNER {own}")
+        try:
+            done = subprocess.run(
+                [psql, "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "-d", team.url(own), "-f", str(SCRIPT)],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PGUSER": own,
+                    "PGPASSWORD": "secret",
+                    "MIGRATIONS_DB_USERNAME": owner,
+                    "MIGRATIONS_DB_PASSWORD": 'it\'s \\ "quoted"',
+                },
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
+            found = administrator.execute(
+                "SELECT rolname, rolsuper, rolpassword IS NULL FROM pg_authid WHERE rolname LIKE %s ORDER BY 1",
+                [own + "%"],
+            ).fetchall()
+            assert found == [(own, True, True), (owner, False, False)]
+            login = ConnectionSettings.from_url(team.url(own), username=owner, password='it\'s \\ "quoted"')
+            with psycopg.connect(conninfo(login)) as connection:
+                connection.execute("CREATE SCHEMA mer")
+        finally:
+            administrator.execute(f"DROP DATABASE {own} WITH (FORCE)")
+            administrator.execute(f"DROP ROLE {own}, {owner}")
