@@ -62,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_idle_seconds: float = 1800.0
     database_seconds: float = 10.0
     database_connections: int = 4
+    database_reconnect_seconds: float = 30.0
     lock_seconds: float = 10.0
     run_seconds: float | None = None
     load_seconds: float = 60.0
@@ -194,6 +195,15 @@ SETTINGS: tuple[Setting, ...] = (
         variable="MER_DATABASE_CONNECTIONS",
         kind=Kind.COUNT,
         explanation="Connections to a database server that one driver keeps at most, beside the one that appends to the log.",
+    ),
+    Setting(
+        name="database_reconnect_seconds",
+        variable="MER_DATABASE_RECONNECT_SECONDS",
+        kind=Kind.SECONDS,
+        explanation=(
+            "How long a call goes on asking a database server that was there and is gone, such as one that is restarted. "
+            "The first connection of a program is asked for once."
+        ),
     ),
     Setting(
         name="lock_seconds",

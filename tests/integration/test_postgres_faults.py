@@ -22,8 +22,7 @@ from mer.core.errors import (
 )
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId
-from mer.dal.postgres.connection_settings import ConnectionSettings
-from mer.dal.postgres.connections import MAX_POOLED
+from mer.dal.postgres.connection_settings import MOST_POOLED, ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
@@ -44,9 +43,18 @@ def own() -> Iterator[EmbeddedPostgres]:
 
 
 def cut(database: EmbeddedPostgres) -> None:
-    """End every connection of the driver, as a restart of the server would."""
+    """End every connection of the driver, as a restart of the server would, and wait until they are ended."""
     with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mer_driver'")
+        connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'mer_driver'")
+
+
+async def until_it_waits(database: EmbeddedPostgres) -> None:
+    """Wait until a statement of the driver's waits for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mer_driver' AND wait_event_type = 'Lock'"
+    with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
+        async with asyncio.timeout(10):
+            while connection.execute(waiting).fetchone() != (1,):  # noqa: ASYNC110 - it happens in another process
+                await asyncio.sleep(0.01)
 
 
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
@@ -79,8 +87,8 @@ async def test_a_database_that_was_never_migrated_says_what_to_run(postgres_serv
     assert "mer-migrate upgrade" in (told.value.hint or "")
 
 
-async def test_a_database_that_is_not_there_is_unreachable(postgres_server: PostgresServer) -> None:
-    with pytest.raises(DatabaseUnreachable):
+async def test_a_database_that_is_not_there_is_a_configuration_error(postgres_server: PostgresServer) -> None:
+    with pytest.raises(ConfigurationError, match="is not there"):
         await PostgresStore(postgres_server.database("nowhere").driver()).open()
 
 
@@ -103,13 +111,32 @@ async def test_an_append_of_runs_goes_on_over_a_new_connection_and_stands_once(d
     await store.close()
 
 
-async def test_a_change_is_never_appended_blindly_again(database: EmbeddedPostgres) -> None:
+async def test_a_change_goes_on_over_a_new_connection_where_the_old_one_was_idle(database: EmbeddedPostgres) -> None:
     store = PostgresStore(database.driver())
     await store.open()
     body = records.change(await store.access_log.chain())
     cut(database)
-    with pytest.raises(DatabaseUnreachable):
-        await store.access_log.append([body])
+    (place,) = await store.access_log.append([body])
+    assert place.seq == 1
+    async with store.transaction() as inside:
+        await inside.models.add(records.model("digits"))
+    cut(database)
+    async with store.transaction() as inside:
+        await inside.models.add(records.model("other"))
+    await store.close()
+
+
+async def test_a_change_whose_answer_was_lost_is_never_appended_blindly_again(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    body = records.change(await store.access_log.chain())
+    with psycopg.connect(conninfo(database.owner())) as other:
+        other.execute("LOCK TABLE mer.access_lock IN EXCLUSIVE MODE")
+        appending = asyncio.create_task(store.access_log.append([body]))
+        await until_it_waits(database)
+        cut(database)
+        with pytest.raises(DatabaseUnreachable):
+            await appending
     (place,) = await store.access_log.append([body])
     assert place.seq == 1
     await store.close()
@@ -241,7 +268,7 @@ async def test_transactions_that_are_given_up_at_any_moment_leak_no_connection(d
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-    await asyncio.gather(*(block() for _ in range(MAX_POOLED)))
+    await asyncio.gather(*(block() for _ in range(MOST_POOLED)))
     found = (await store.models.page(limit=100)).items
     assert len(found) == (await store.access_log.head()).seq  # each change with its record, or neither
     await store.close()

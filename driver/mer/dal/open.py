@@ -61,6 +61,8 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], b
                 username=settings.auditor_username if settings.auditor else settings.driver_username,
                 password=settings.auditor_password if settings.auditor else settings.driver_password,
                 statement_seconds=settings.database_seconds,
+                reconnect_seconds=settings.database_reconnect_seconds,
+                most_pooled=settings.database_connections,
             )
             return _made(lambda: PostgresStore(login)), False
         case "ws" | "wss" | "http" | "https":

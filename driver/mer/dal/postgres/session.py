@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,10 @@ GRACE_SECONDS = 2.0
 
 CANCEL_SECONDS = 1.0
 """How long a statement of a caller that was cancelled may take to end; the server answers a cancel in milliseconds."""
+
+
+_ENDED = getattr(select, "POLLRDHUP", select.POLLIN)
+"""The other side has closed. Where the system does not tell, anything unasked for counts as that: it costs a connection."""
 
 
 class Session(Protocol):
@@ -125,6 +130,18 @@ def hang_up(connection: Connection) -> None:
     """
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
+
+
+def hung_up(connection: Connection) -> bool:
+    """Tell whether a connection that nobody uses has been ended, by us or by the server; nothing is sent for it.
+
+    A server that was restarted has said so to the socket long before the next statement would be lost on it.
+    """
+    if connection.closed:
+        return True
+    line = select.poll()
+    line.register(connection.fileno(), _ENDED)
+    return bool(line.poll(0))
 
 
 def _seen(task: asyncio.Future[T]) -> None:

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 
 from mer.core.chain import Head
 from mer.core.errors import NotMigrated
+from mer.dal.elsewhere import told
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
+from mer.dal.postgres.connecting import Start
 from mer.dal.postgres.connection_settings import ConnectionSettings
-from mer.dal.postgres.connections import Connections, Start, TransactionSession
+from mer.dal.postgres.connections import Connections
 from mer.dal.postgres.leases import PostgresLeases
 from mer.dal.postgres.models import PostgresModels
 from mer.dal.postgres.placements import PostgresPlacements
@@ -17,6 +19,7 @@ from mer.dal.postgres.queries import queries
 from mer.dal.postgres.schema import CURRENT, check_schema
 from mer.dal.postgres.servers import PostgresServers
 from mer.dal.postgres.session import Session
+from mer.dal.postgres.transaction_session import TransactionSession
 from mer.dal.postgres.weights import PostgresWeights
 
 
@@ -54,6 +57,10 @@ class PostgresStore(PostgresRepositories):
     @property
     def name(self) -> str:
         return self._connections.settings.shown
+
+    @property
+    def elsewhere(self) -> bytes | None:
+        return told(self._connections.settings)
 
     async def open(self) -> None:
         await self._connections.open()
