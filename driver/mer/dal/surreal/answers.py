@@ -17,7 +17,7 @@ _DENIED = re.compile(r"An error occurred: mer:denied|IAM error: Not enough permi
 _REASON = re.compile(r"An error occurred: mer:([a-z-]+)")
 _TAKEN = re.compile(r"Database (?:index|record) .* already (?:contains|exists)", re.DOTALL)
 _NO_TABLE = re.compile(r"The table '.*' does not exist")
-_UNFIT = re.compile(r"Couldn't coerce value|but field must conform to|Found field|Expected .* but found")
+_UNFIT = re.compile(r"Couldn't coerce value|but field must conform to|Found field|Expected .* but found|mer:unfit")
 _CONSEQUENCES = frozenset({"NotExecuted", "Cancelled"})
 
 MAX_MESSAGE = 2000
@@ -55,14 +55,14 @@ class Failure:
             return Conflicted()
         if self.denied:
             return NotAllowed(f"the database does not allow this: {self.message[:MAX_MESSAGE]}")
-        if reason := _REASON.search(self.message):
-            return Refused(reason[1])
         if _NO_TABLE.search(self.message):
             return NotMigrated()
         if _TAKEN.search(self.message):
             return Refused("taken")
         if _UNFIT.search(self.message):
             return InputInvalid(f"the database cannot hold this: {self.message[:MAX_MESSAGE]}")
+        if reason := _REASON.search(self.message):
+            return Refused(reason[1])
         return DatabaseUnreachable(f"the database failed: {self.message[:MAX_MESSAGE]}")
 
 
