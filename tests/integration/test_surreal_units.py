@@ -153,7 +153,14 @@ async def connection() -> AsyncIterator[EmbeddedConnection]:
 
 def query(text: str) -> Query:
     return Query(
-        name="test", description="", text=text, single=text.count(";") == 1, changes=True, in_turn=False, volatile=False
+        name="test",
+        description="",
+        text=text,
+        single=text.count(";") == 1,
+        changes=True,
+        in_turn=False,
+        repeatable=False,
+        volatile=False,
     )
 
 

@@ -334,4 +334,6 @@ def test_a_way_down_that_belongs_to_nothing_is_a_fault(folder: Path) -> None:
 
 
 def queried(text: str) -> Query:
-    return Query(name="q", description="", text=text, single=True, changes=False, in_turn=False, volatile=False)
+    return Query(
+        name="q", description="", text=text, single=True, changes=False, in_turn=False, repeatable=False, volatile=False
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mer.core.chain import EMPTY, Head
@@ -94,7 +94,9 @@ async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head) -> 
 
 
 async def _chained_there(run: Executor, entries: Sequence[Entry]) -> tuple[Head, ...]:
-    before = await run.ask(load("access_log")["request"], bodies=[each.body for each in entries])
+    # one that is there already is refused, and found: only a change, which may come twice, must not be sent twice
+    request = replace(load("access_log")["request"], repeatable=all(each.key for each in entries))
+    before = await run.ask(request, bodies=[each.body for each in entries])
     return places_after(entries, Head(seq=before["seq"], digest=before["digest"]))
 
 

@@ -93,7 +93,7 @@ class Direct:
         # a block is one statement, and so one transaction, with one result to read instead of one for each line
         turn = f"{TURN}\n" if query.in_turn and self._connection.shared else ""
         script = query.text if query.single and not turn else f"{{\n{turn}{query.text}\n}};"
-        statements = await self._connection.run(script, parameters, repeatable=not query.changes)
+        statements = await self._connection.run(script, parameters, repeatable=query.repeatable)
         failed = failure(statements)
         if failed:
             raise failed.error()

@@ -30,6 +30,8 @@ class Query:
     single: bool
     """One statement is a transaction by itself."""
     changes: bool
+    repeatable: bool
+    """Whether it may run twice where an answer was lost."""
     in_turn: bool
     """Whether it changes the registry, whose changes come one after the other."""
     volatile: bool
@@ -61,6 +63,7 @@ def load(repository: str) -> dict[str, Query]:
             text=text,
             single=text.count(";") == 1,
             changes=bool(_CHANGING.search(text)),
+            repeatable=not _CHANGING.search(text),
             in_turn=bool(_CHANGING.search(text)) and repository not in _OUT_OF_TURN,
             volatile=bool(_VOLATILE.search(text)),
         )
