@@ -12,7 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 from psycopg.rows import TupleRow
 
-from mer.core.errors import DatabaseUnreachable, MerError
+from mer.core.errors import ConfigurationError, DatabaseUnreachable, MerError
 from mer.dal.postgres.backoff import Random, pauses
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
@@ -93,7 +93,10 @@ class Connector:
         """Return when to give up even where psycopg does not: it bounds each host, and not the look-up of its name."""
         known = conninfo_to_dict(asked)
         hosts = str(known.get("host") or known.get("hostaddr") or "").count(",") + 1
-        return timeout_from_conninfo(known) * hosts + GRACE_SECONDS
+        try:
+            return timeout_from_conninfo(known) * hosts + GRACE_SECONDS
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(f"{self._settings.shown} is named with a value that is none: {error}") from error
 
     def _conninfo(self) -> str:
         milliseconds = max(1, round(self._settings.statement_seconds * 1000))
