@@ -321,16 +321,27 @@ def test_the_console_tells_a_refused_login_by_its_exit_code_and_no_secret(
 async def test_a_driver_keeps_no_more_connections_than_it_may(
     team_server: TeamServer, login: ConnectionSettings
 ) -> None:
-    async with opened(replace(login, most_pooled=2, statement_seconds=0.5)) as store:
-        async with store.transaction(), store.transaction():
+    async with opened(replace(login, most_pooled=2, statement_seconds=1)) as store:
+        enough = asyncio.Event()
+
+        async def hold() -> None:
+            async with store.transaction() as inside:
+                while not enough.is_set():  # an idle transaction would be ended
+                    await inside.models.page()
+                    await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as holding:
+            for _ in range(2):
+                holding.create_task(hold())
+            await asyncio.sleep(0.2)
+            with pytest.raises(Busy, match="all 2 connections"):
+                await registered(store)
             with team_server.connect(WIPED) as connection:
                 count = connection.execute(
                     f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{DRIVER}'"
                 ).fetchone()
-            assert count == (3,)
-            with pytest.raises(Busy, match="all 2 connections"):
-                async with store.transaction():
-                    pass
+            enough.set()
+        assert count == (3,)
         await asyncio.gather(*(registered(store) for _ in range(6)))  # they wait for each other
         assert len((await store.models.page()).items) == 6
 
