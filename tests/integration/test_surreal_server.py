@@ -21,7 +21,8 @@ from mer.core.records import LeaseId
 from mer.dal.surreal import SurrealStore, server
 from mer.dal.surreal.address import parse_server_address
 from tests.support import records
-from tests.support.surreal_servers import DRIVER, HOST, OWNER, REPOSITORY, SurrealServer, by_hand, running
+from tests.support.surreal_server import HOST
+from tests.support.surreal_servers import DRIVER, OWNER, REPOSITORY, SurrealServer, by_hand, running
 
 LEASE = LeaseId("a lease")
 

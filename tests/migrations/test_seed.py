@@ -1,7 +1,8 @@
-"""`mer-migrate seed` on PostgreSQL: a registry file, through mer's own use-cases, under the driver's login."""
+"""`mer-migrate seed` on PostgreSQL and SurrealDB: a registry file, through mer's own use-cases, under the driver's login."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 from mer.dal.postgres.cluster import DRIVER, OWNER
 from tests.support.postgres import PostgresServer
+from tests.support.surreal import migrated
+from tests.support.surreal_servers import SurrealServer
 
 FILE = """\
 format = 1
@@ -31,16 +34,25 @@ server = "gpu"
 """
 
 
-@pytest.fixture
-def environ(postgres_server: PostgresServer, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(params=["postgres", "surrealkv", "surreal-ws"])
+def environ(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """What leads to an empty, migrated database as if it were a server's."""
-    database = postgres_server.wiped()
-    owner, driver = database.owner().parameters, database.driver().parameters
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
+    return {"PATH": os.environ["PATH"], "MER_STATE_FOLDER": str(state), **_database(request, tmp_path)}
+
+
+def _database(request: pytest.FixtureRequest, folder: Path) -> dict[str, str]:
+    match request.param:
+        case "surrealkv":
+            return {"DB_CONNECTION_URL": asyncio.run(migrated(folder / "registry"))}
+        case "surreal-ws":
+            surreal: SurrealServer = request.getfixturevalue("surreal_server")
+            return surreal.environment(asyncio.run(surreal.migrated()))
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    database = server.wiped()
+    owner, driver = database.owner().parameters, database.driver().parameters
     return {
-        "PATH": os.environ["PATH"],
-        "MER_STATE_FOLDER": str(state),
         "DB_CONNECTION_URL": f"postgresql:///{owner['dbname']}?host={owner['host']}",
         "MIGRATIONS_DB_USERNAME": OWNER,
         "MIGRATIONS_DB_PASSWORD": owner["password"],
