@@ -49,10 +49,16 @@ def read_export(lines: IO[bytes]) -> Iterator[ExportedRecord]:
         number += 1
         if len(line) > MAX_LINE:
             raise LogNotVerified(f"line {number} is longer than {MAX_LINE} bytes")
-        try:
-            found = _LINE.fullmatch(line.decode())
-        except UnicodeDecodeError as error:
-            raise LogNotVerified(f"line {number} is not UTF-8") from error
-        if not found:
+        record = exported_record(line)
+        if record is None:
             raise LogNotVerified(f"line {number} is no record of an exported log")
-        yield ExportedRecord(digest=found[1], previous=found[2], body=found[3], seq=int(found[4]))
+        yield record
+
+
+def exported_record(line: bytes) -> ExportedRecord | None:
+    """Read one line, with or without its newline; None where it is none of an export."""
+    try:
+        found = _LINE.fullmatch(line.decode())
+    except UnicodeDecodeError:
+        return None
+    return ExportedRecord(digest=found[1], previous=found[2], body=found[3], seq=int(found[4])) if found else None

@@ -13,7 +13,7 @@
     │   ├── DatabaseUnreachable, ServerUnreachable
     │   └── FinishNotRecorded
     ├── ContentError 74
-    │   └── ContentMissing, DigestMismatch, ContentUnwritable
+    │   └── ContentMissing, DigestMismatch, ContentUnwritable, BackupInvalid
     ├── Busy 75
     │   └── ConcurrentChange, DatabaseLocked
     ├── ProtocolError 76
@@ -21,7 +21,8 @@
     ├── NotAllowed 77
     │   └── ChangesNotAllowed, AuthenticationFailed
     ├── ConfigurationError 78
-    │   └── NotMigrated, PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
+    │   ├── NotMigrated, DatabaseNotEmpty
+    │   └── PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
     ├── WorkerLost 125
@@ -165,6 +166,10 @@ class ContentUnwritable(ContentError):
     retryable = True
 
 
+class BackupInvalid(ContentError):
+    """The file is no backup, or not a whole one."""
+
+
 class Busy(MerError):
     """Everything that could serve this is busy. Try later."""
 
@@ -219,6 +224,10 @@ class ConfigurationError(MerError):
 
 class NotMigrated(ConfigurationError):
     """The database is not migrated to the schema that this program needs."""
+
+
+class DatabaseNotEmpty(ConfigurationError):
+    """The database holds something else than what was to be moved into it."""
 
 
 class PackageInvalid(ConfigurationError):

@@ -34,6 +34,7 @@ from mer.core.records import (
     WeightsId,
     WeightsVersion,
 )
+from mer.dal.description import Description
 
 SCHEMA = 0
 """The number of the newest migration: the schema that this program needs. 00 counts."""
@@ -259,6 +260,13 @@ class Store(Repositories, Protocol):
 
     async def schema(self) -> int | None:
         """Return the number of the last migration that was applied; None where there was none."""
+
+    async def describe(self) -> Description:
+        """Tell what the database says of itself. It need not be open or migrated: then it is connected to, and no more.
+
+        Raises:
+            DatabaseUnreachable, AuthenticationFailed, DatabaseLocked.
+        """
 
     def transaction(self) -> AbstractAsyncContextManager[Repositories]:
         """Give repositories that read and write in one transaction, committed when the block ends without an error.

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mer.core.errors import ConfigurationError, DatabaseUnreachable, NotMigrated
 from mer.dal.base import Store
 from mer.dal.migrate import upgrade_embedded
@@ -39,6 +41,16 @@ async def open_store(settings: Settings) -> Store:
         store = await make()
         await store.open()
     return store
+
+
+async def reach_store(settings: Settings) -> Store:
+    """Return the settings' store as it is: not opened yet, and neither started nor migrated.
+
+    Raises:
+        ConfigurationError: the URL is none of a database. DatabaseUnreachable: the embedded one does not run.
+    """
+    make, _ = await _driver(msgspec.structs.replace(settings, start_database=False))
+    return await make()
 
 
 async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], bool]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mer.dal.base import SCHEMA
+from mer.dal.description import Description
 from mer.dal.memory.access_log import MemoryAccessLog
 from mer.dal.memory.leases import MemoryLeases
 from mer.dal.memory.models import MemoryModels
@@ -56,6 +57,9 @@ class MemoryStore(MemoryRepositories):
 
     async def schema(self) -> int | None:
         return SCHEMA
+
+    async def describe(self) -> Description:
+        return Description(server="memory", client="memory")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryRepositories]:

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 from mer.core.chain import Head
 from mer.core.errors import NotMigrated
+from mer.dal.description import Description
 from mer.dal.elsewhere import told
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
 from mer.dal.postgres.connecting import Start
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections
+from mer.dal.postgres.describing import describe
 from mer.dal.postgres.leases import PostgresLeases
 from mer.dal.postgres.models import PostgresModels
 from mer.dal.postgres.placements import PostgresPlacements
@@ -82,6 +84,9 @@ class PostgresStore(PostgresRepositories):
             return None
         number: int | None = rows[0]["number"]
         return number
+
+    async def describe(self) -> Description:
+        return await describe(self._connections)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresRepositories]:

@@ -16,6 +16,7 @@ class Engine(Protocol):
     async def connect(self) -> None: ...
     async def use(self, namespace: str, database: str) -> None: ...
     async def query_raw(self, query: str, vars: dict[str, Any]) -> dict[str, Any]: ...  # noqa: A002 - the library's name
+    async def version(self) -> str: ...
     async def close(self) -> None: ...
 
 
@@ -57,6 +58,9 @@ class Connection(Protocol):
             as `in_use`; DatabaseUnreachable: the engine failed, or took longer than a statement may;
             InputInvalid: a parameter has no form in the database.
         """
+
+    async def version(self) -> str:
+        """Return the engine's own. Raises: as `in_use`."""
 
     async def close(self) -> None:
         """Close it once what is under way has ended; closing twice is no fault."""

@@ -119,6 +119,11 @@ class EmbeddedConnection:
                     self._abandoned.add(task)
                     task.add_done_callback(self._abandoned.discard)
 
+    async def version(self) -> str:
+        async with self.in_use():
+            assert self._engine is not None
+            return await self._engine.version()
+
     async def close(self) -> None:
         """Close the engine once what is under way has ended, and wait until the process may end."""
         self._cancel_timer()

@@ -98,6 +98,18 @@ class ServerConnection:
                 raise NotAllowed(f"{self.name} does not let {self._login.name!r} do this")
         return results(answer)
 
+    async def version(self) -> str:
+        from surrealdb.errors import SurrealError
+
+        engine = await self._connected()
+        try:
+            async with asyncio.timeout(self._statement_seconds):
+                return await engine.version()
+        except TimeoutError as error:
+            raise DatabaseUnreachable(f"{self.name} did not answer within {self._statement_seconds:g} s") from error
+        except SurrealError as error:
+            raise DatabaseUnreachable(f"{self.name} does not say which version it is: {error}") from error
+
     async def close(self) -> None:
         async with self._switch:
             engine, self._engine = self._engine, None

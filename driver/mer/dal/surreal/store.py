@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from mer.core.chain import Head
 from mer.core.errors import NotMigrated
 from mer.dal import base
+from mer.dal.description import Description
 from mer.dal.surreal import appending
 from mer.dal.surreal.access_log import SurrealAccessLog
 from mer.dal.surreal.appending import GroupWriter
 from mer.dal.surreal.connecting import connect_to
+from mer.dal.surreal.describing import describe
 from mer.dal.surreal.embedded import EmbeddedConnection
 from mer.dal.surreal.entries import Entry
 from mer.dal.surreal.executor import Direct, Executor
@@ -87,6 +89,7 @@ class SurrealStore(SurrealRepositories):
         self._connection = connect_to(
             url, login=login, statement_seconds=statement_seconds, lock_seconds=lock_seconds, idle_seconds=idle_seconds
         )
+        self._login = login
         self._writer = GroupWriter(self._connection)
         super().__init__(Direct(self._connection), write=self._writer.append)
 
@@ -110,6 +113,9 @@ class SurrealStore(SurrealRepositories):
     async def schema(self) -> int | None:
         applied = await Migrations(self._connection).current()
         return applied[-1].number if applied else None
+
+    async def describe(self) -> Description:
+        return await describe(self._connection, self._login)
 
     def _check(self, found: int | None) -> None:
         if found is None:

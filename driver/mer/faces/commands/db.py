@@ -1,9 +1,10 @@
-"""The database: whether the embedded one runs, and stopping it."""
+"""The database: its state, moving it, backing it up, and stopping the embedded one."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,12 @@ from mer.core.errors import Busy, ConfigurationError
 from mer.faces.commands.driver import grace as grace_option
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
-from mer.faces.render.table import details
-from mer.faces.render.text import counted
+from mer.faces.render.progress import Phases
+from mer.faces.render.text import counted, visible
 
 if TYPE_CHECKING:
-    from mer.dal.postgres.embedded import EmbeddedPostgres, Status
+    from mer.core.actor import Actor
+    from mer.dal.postgres.embedded import EmbeddedPostgres
 
 
 @click.group(cls=Noun, help=ENTRIES["db"].help)
@@ -26,17 +28,72 @@ def command() -> None:
 @command.command()
 @click.pass_obj
 async def status(face: Face) -> None:
-    """Tell which database the settings mean, and whether the embedded one runs. Nothing is started."""
-    from mer.setting_kinds import without_password
+    """Tell which database the settings mean, what it says of itself, and what is in it. Nothing is started."""
+    from mer.database_status import status as look
+    from mer.faces.commands.database_view import document, text
 
-    settings = face.access.settings
-    if settings.database_url:
-        told: dict[str, Any] = {"database": without_password(settings.database_url)}
-    else:
-        found = await asyncio.to_thread(_embedded(face).status)
-        told = {"database": "postgresql (embedded)", **_document(found)}
-    texts = {name: _text(value) for name, value in told.items() if value is not None}
-    face.show(told, lambda: details(face.console, texts))
+    found = await look(face.access.settings)
+    face.show(document(found), lambda: text(face.console, found))
+    if found.fault is not None:
+        raise found.fault
+
+
+@command.command()
+@click.argument("source", metavar="FROM")
+@click.argument("destination", metavar="TO")
+@click.option("--ahead", is_flag=True, help="Copy while drivers live on FROM; once more without this brings the rest.")
+@click.pass_obj
+async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
+    """Copy a database, registry and access log, into an empty one. Cut at any point, it goes on when it is run again.
+
+    FROM and TO are `embedded` or a URL, without a password: that comes from DRIVER_DB_PASSWORD, or where the two differ
+    from FROM_DB_PASSWORD and TO_DB_PASSWORD, or from ~/.pgpass. The log is verified on both sides.
+    """
+    from mer.databases import copy as copied
+    from mer.faces.commands.database_names import named
+    from mer.faces.commands.database_view import moved_text
+
+    settings, environ = face.access.settings, face.access.environ
+    old = named(source, settings, side="FROM", environ=environ)
+    new = named(destination, settings, side="TO", environ=environ)
+    with Phases(face.console) as progress:
+        done = await copied(old, new, actor=_actor(face), ahead=ahead, progress=progress)
+    face.show(done, lambda: moved_text(done))
+    if not ahead:
+        face.console.note(
+            f"To use it: DB_CONNECTION_URL={new.database_url}. Who goes on using the old one writes a log that has parted.\n"
+            "Packages and weights are in the content store, which was not moved (docs/databases.md)."
+        )
+
+
+@command.command()
+@click.argument("file", type=Path)
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.pass_obj
+async def backup(face: Face, file: Path, force: bool) -> None:
+    """Write registry and access log into one FILE, as they are at one moment. Others may work on meanwhile."""
+    from mer.databases import backup as written
+
+    with Phases(face.console) as progress:
+        heading, end = await written(face.access.settings, file, force=force, progress=progress)
+    told = {"file": file, "chain": heading.chain, "head": heading.head, "at": heading.at, "registered": end.registered}
+    records = counted(end.records, "record")
+    face.show(told, lambda: f"wrote {records} and {end.registered} things of the registry to {visible(str(file))}\n")
+    face.console.note("packages and weights are not in it: copy the content store too (docs/databases.md)")
+
+
+@command.command()
+@click.argument("file", type=Path)
+@click.pass_obj
+async def restore(face: Face, file: Path) -> None:
+    """Bring a backup into the settings' database, which must be empty. Nothing is written before all of FILE was checked."""
+    from mer.databases import restore as restored
+    from mer.faces.commands.database_view import moved_text
+
+    with Phases(face.console) as progress:
+        heading, done = await restored(file, face.access.settings, actor=_actor(face), progress=progress)
+    face.access.changed()
+    face.show({"backup": heading, "restored": done}, lambda: moved_text(done))
 
 
 @command.command()
@@ -74,15 +131,8 @@ def _embedded(face: Face) -> EmbeddedPostgres:
     return EmbeddedPostgres(face.access.settings.state_folder, face.access.settings.socket_folder)
 
 
-def _text(value: object) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+def _actor(face: Face) -> Actor:
+    from mer.core.actor import Via
+    from mer.surroundings import current_actor
 
-
-def _document(found: Status) -> dict[str, Any]:
-    return {
-        "running": found.running,
-        "pid": found.pid,
-        "data": str(found.data),
-        "socket": str(found.socket),
-        "log": str(found.log),
-    }
+    return current_actor(Via.REPL if face.access.repl else Via.ONE_SHOT, environ=face.access.environ)

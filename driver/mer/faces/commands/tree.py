@@ -28,7 +28,7 @@ ENTRIES: Mapping[str, Entry] = {
     "log": Entry("mer.faces.commands.log", "The access log: read, verify, export."),
     "store": Entry("mer.faces.commands.store", "The content store: packages and weights on disk."),
     "driver": Entry("mer.faces.commands.driver", "Drivers: the living processes that run models."),
-    "db": Entry("mer.faces.commands.db", "The database: its state, and stopping the embedded one."),
+    "db": Entry("mer.faces.commands.db", "The database: its state, copies and backups."),
     "settings": Entry("mer.faces.commands.settings", "Settings: what is set, and from where."),
     "version": Entry("mer.faces.commands.version", "Show which MER this is."),
 }

@@ -57,3 +57,37 @@ class Progress:
     def stop(self) -> None:
         """Let the next call raise: a thread that works cannot be cancelled in any other way."""
         self._stopped = True
+
+
+class Phases:
+    """Progress of work in several phases, each with a line of its own; call it with the phase, how much, and of how many."""
+
+    def __init__(self, console: Console, unit: str = "records") -> None:
+        self._console = console
+        self._unit = unit
+        self._phase = ""
+        self._line: Progress | None = None
+        self._stopped = False
+
+    def __enter__(self) -> Phases:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopped = True  # a thread that still works calls once more
+        if self._line:
+            self._line.__exit__(kind, error, traceback)
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done.
+
+        Raises:
+            Interrupted: nobody waits for it any more.
+        """
+        if self._stopped:
+            raise Interrupted
+        if self._line is None or phase != self._phase:
+            self._phase, self._line = phase, Progress(self._console, phase, self._unit)
+        self._line.total = total
+        self._line(done)
