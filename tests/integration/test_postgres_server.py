@@ -32,7 +32,6 @@ from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.pool import Pool
 from mer.dal.postgres.store import PostgresStore
 from mer.settings import load
-from tests.support import postgres_server as team
 from tests.support import records
 from tests.support.postgres import WIPED
 from tests.support.postgres_server import DRIVER, TeamServer
@@ -52,13 +51,12 @@ def login(team_server: TeamServer) -> ConnectionSettings:
     return team_server.wiped()
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[TeamServer]:
-    """A server of this file's own, to be restarted and to show other certificates."""
-    if team.programs() is None:
-        pytest.skip(team.MISSING)
-    with team.team_server() as server:
-        yield server
+@pytest.fixture
+def own(team_server: TeamServer) -> Iterator[TeamServer]:
+    """The server, to be restarted and to show other certificates; whatever a test did, it runs for the next one."""
+    yield team_server
+    if not team_server.runs():
+        team_server.start()
 
 
 @asynccontextmanager

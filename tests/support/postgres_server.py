@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
@@ -70,10 +70,12 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def team_server(*, parent: Path | None = None, **configuration: str) -> Iterator[TeamServer]:
+def team_server(
+    *, parent: Path | None = None, initdb: Sequence[str] = (), **configuration: str
+) -> Iterator[TeamServer]:
     """Give a running, migrated server in a folder of its own, below `parent`; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="mer-team-", dir=parent))
-    server = TeamServer(folder, configuration)
+    server = TeamServer(folder, configuration, initdb=initdb)
     try:
         server.make()
         yield server
@@ -85,11 +87,12 @@ def team_server(*, parent: Path | None = None, **configuration: str) -> Iterator
 class TeamServer:
     """One cluster with a migrated database `mer` and an owner, a driver and an auditor of it."""
 
-    def __init__(self, folder: Path, configuration: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, configuration: Mapping[str, str], *, initdb: Sequence[str] = ()) -> None:
         found = programs()
         if found is None:
             raise RuntimeError(MISSING)
         self._programs = found
+        self._initdb = initdb
         self._configuration = {**CONFIGURATION, **configuration}
         self._account = _account()
         self.folder = folder
@@ -135,6 +138,7 @@ class TeamServer:
         self._run(
             *("initdb", "--pgdata", self.data, "--username", ADMINISTRATOR, "--pwfile", passed, "--no-sync"),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"),
+            *self._initdb,
         )
         passed.unlink()
         self.root_certificate.write_bytes(self.authority.cert_pem.bytes())
@@ -191,13 +195,19 @@ class TeamServer:
         text = "".join(f"{name} = {value}\n" for name, value in settings.items())
         self._write(self.data / "postgresql.conf", text)
 
+    def runs(self) -> bool:
+        """Tell whether it was started and not stopped."""
+        return (self.data / "postmaster.pid").exists()
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         self._run("pg_ctl", "start", "--wait", f"--timeout={START_SECONDS}", "-D", self.data, "-l", self.log)
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it (`smart`, `fast` or `immediate`); stopping what does not run is no fault."""
-        if (self.data / "postmaster.pid").exists():
+        if self._wiping:
+            self._wiping.close()
+        if self.runs():
             self._run("pg_ctl", "stop", "--wait", f"--timeout={START_SECONDS}", "-D", self.data, "-m", mode)
 
     def restart(self, mode: str = "fast") -> None:
