@@ -50,6 +50,7 @@ def three(tmp_path: Path) -> Path:
 
 
 def migrate(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `mer-migrate` as its users do."""
     return subprocess.run(
         [sys.executable, "-m", "mer_migrations", *arguments],
         env=dict(environ),
@@ -103,12 +104,12 @@ def test_a_downgrade_and_an_upgrade_leave_what_was_there_before(empty: EmbeddedP
 
 def test_base_leaves_nothing_of_the_schema(empty: EmbeddedPostgres) -> None:
     before, environ = held(empty), variables_of(empty)
-    migrate("upgrade", environ=environ)
-    told = migrate("downgrade", "--to", "base", "--yes", environ=environ)
+    versions.migrate_own("upgrade", environ=environ)
+    told = versions.migrate_own("downgrade", "--to", "base", "--yes", environ=environ)
     assert (told.returncode, "took back 00 registry_and_access_log" in told.stdout) == (0, True)
     assert "THIS DELETES THE REGISTRY AND THE WHOLE ACCESS LOG" in told.stderr
     assert held(empty) == before
-    assert migrate("upgrade", environ=environ).returncode == 0
+    assert versions.migrate_own("upgrade", environ=environ).returncode == 0
 
 
 def test_base_leaves_a_schema_that_the_owner_could_not_make_again(
@@ -127,8 +128,8 @@ def test_base_leaves_a_schema_that_the_owner_could_not_make_again(
 
 def test_a_downgrade_asks_and_without_a_terminal_is_2(empty: EmbeddedPostgres) -> None:
     environ = variables_of(empty)
-    migrate("upgrade", environ=environ)
-    told = migrate("downgrade", "--to", "base", environ=environ)
+    versions.migrate_own("upgrade", environ=environ)
+    told = versions.migrate_own("downgrade", "--to", "base", environ=environ)
     assert (told.returncode, "--yes" in told.stderr) == (2, True)
     assert numbers(empty) == [0]
 
@@ -136,7 +137,7 @@ def test_a_downgrade_asks_and_without_a_terminal_is_2(empty: EmbeddedPostgres) -
 @pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, [0]), ("y", 0, [])])
 def test_at_a_terminal_the_operator_is_asked(empty: EmbeddedPostgres, answer: str, code: int, left: list[int]) -> None:
     environ = variables_of(empty)
-    migrate("upgrade", environ=environ)
+    versions.migrate_own("upgrade", environ=environ)
     child = pexpect.spawn(
         sys.executable,
         ["-m", "mer_migrations", "downgrade", "--to", "base"],
@@ -190,9 +191,9 @@ def test_what_a_plan_shows_is_what_the_server_is_sent(empty: EmbeddedPostgres, t
 
 def test_a_plan_downwards_shows_what_is_dropped(empty: EmbeddedPostgres) -> None:
     environ = variables_of(empty)
-    assert migrate("upgrade", environ=environ).returncode == 0
-    assert migrate("plan", environ=environ).stdout.endswith("nothing to do\n")
-    told = migrate("plan", "--to", "base", environ=environ)
+    assert versions.migrate_own("upgrade", environ=environ).returncode == 0
+    assert versions.migrate_own("plan", environ=environ).stdout.endswith("nothing to do\n")
+    told = versions.migrate_own("plan", "--to", "base", environ=environ)
     assert "-- 00 registry_and_access_log, DOWNWARDS" in told.stdout
     assert "DROP TABLE mer.access_lock" in told.stdout
     assert numbers(empty) == [0]
@@ -243,21 +244,21 @@ def test_current_check_and_upgrade_tell_a_server_apart(empty: EmbeddedPostgres) 
 
 def test_json_is_one_object_on_stdout(empty: EmbeddedPostgres) -> None:
     environ = variables_of(empty)
-    pending = migrate("check", "--json", environ=environ)
+    pending = versions.migrate_own("check", "--json", environ=environ)
     assert [each["number"] for each in json.loads(pending.stdout)["pending"]] == list(range(SCHEMA + 1))
     assert json.loads(pending.stderr)["error"]["code"] == "not-migrated"
-    told = json.loads(migrate("upgrade", "--json", environ=environ).stdout)
+    told = json.loads(versions.migrate_own("upgrade", "--json", environ=environ).stdout)
     assert told["applied"] == [{"number": 0, "name": "registry_and_access_log"}]
     assert (told["current"], told["newest"]) == (SCHEMA, SCHEMA)
-    assert json.loads(migrate("check", "--json", environ=environ).stdout)["pending"] == []
-    assert json.loads(migrate("current", "--json", environ=environ).stdout)["current"] == SCHEMA
-    assert json.loads(migrate("plan", "--json", environ=environ).stdout)["planned"] == []
-    taken = json.loads(migrate("downgrade", "--to", "base", "--yes", "--json", environ=environ).stdout)
+    assert json.loads(versions.migrate_own("check", "--json", environ=environ).stdout)["pending"] == []
+    assert json.loads(versions.migrate_own("current", "--json", environ=environ).stdout)["current"] == SCHEMA
+    assert json.loads(versions.migrate_own("plan", "--json", environ=environ).stdout)["planned"] == []
+    taken = json.loads(versions.migrate_own("downgrade", "--to", "base", "--yes", "--json", environ=environ).stdout)
     assert (taken["current"], [each["number"] for each in taken["taken_back"]]) == (None, [0])
 
 
 def test_a_wrong_password_is_77_and_does_not_show(empty: EmbeddedPostgres) -> None:
-    told = migrate("upgrade", environ={**variables_of(empty), "MIGRATIONS_DB_PASSWORD": "hunter2"})
+    told = versions.migrate_own("upgrade", environ={**variables_of(empty), "MIGRATIONS_DB_PASSWORD": "hunter2"})
     assert told.returncode == 77
     assert "hunter2" not in told.stdout + told.stderr
 
@@ -280,7 +281,7 @@ def test_what_is_no_command_is_2(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [("upgrade", "--to", "07"), ("plan", "--to", "07"), ("stamp", "07", "--yes")])
 def test_a_number_that_no_migration_has_is_2(empty: EmbeddedPostgres, words: tuple[str, ...]) -> None:
-    told = migrate(*words, environ=variables_of(empty))
+    told = versions.migrate_own(*words, environ=variables_of(empty))
     assert (told.returncode, "07" in told.stderr) == (2, True)
 
 

@@ -1,12 +1,19 @@
-"""Folders of migrations that a test writes, and the migrations program run over one of them, as a process of its own."""
+"""Folders of migrations that a test writes, and the migrations program run over one of them, here or as a process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import patch
+
+from mer_migrations.__main__ import run
+from mer_migrations.postgres.scripts import VERSIONS
+from mer_migrations.postgres.target import PostgresTarget
 
 PYTHON = '''\
 """A migration of a test."""
@@ -17,8 +24,6 @@ revision = "{number:02}"
 down_revision = {before}
 upgrade = downgrade = run
 '''
-
-COMMAND_SECONDS = 60
 
 
 def write(
@@ -57,26 +62,24 @@ def started(folder: Path, *arguments: str, environ: Mapping[str, str]) -> subpro
 
 
 def migrate(folder: Path, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the migrations program over that folder to its end."""
-    process = started(folder, *arguments, environ=environ)
-    with process:
-        stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    """Run the migrations program over that folder in this process: a Python of its own would take most of the time."""
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ, environ, clear=True), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _run(folder, arguments)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def main() -> None:
-    from mer_migrations.__main__ import run
-    from mer_migrations.postgres.target import PostgresTarget
+def migrate_own(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run it over its own migrations."""
+    return migrate(VERSIONS, *arguments, environ=environ)
 
-    folder = Path(sys.argv[1])
+
+def _run(folder: Path, arguments: Sequence[str]) -> int:
     lock_seconds = float(os.environ.get("LOCK_SECONDS", "60"))
-    sys.exit(
-        run(
-            sys.argv[2:],
-            open_target=lambda settings: PostgresTarget(settings, versions=folder, lock_seconds=lock_seconds),
-        )
+    return run(
+        arguments, open_target=lambda settings: PostgresTarget(settings, versions=folder, lock_seconds=lock_seconds)
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(_run(Path(sys.argv[1]), sys.argv[2:]))

@@ -161,7 +161,9 @@ def _statements(folder: Path, path: Path, content: bytes) -> list[Statement]:
     found = [part for part in parts if not _only_comment(part)]
     for number, part in enumerate(found, 1):
         if _CONTROL.match(_uncommented(part)):
-            raise ConfigurationError(f"{path}, statement {number} ({part[:80]}): a migration is one transaction")
+            raise ConfigurationError(
+                f"{path}, statement {number} ({' '.join(part.split())[:80]}): a migration is one transaction"
+            )
     return [Statement(file=file, number=number, text=part) for number, part in enumerate(found, 1)]
 
 
