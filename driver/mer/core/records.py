@@ -11,6 +11,7 @@ from typing import Any, Generic, NewType, TypeVar
 
 import msgspec
 
+from mer.core.errors import UsageError
 from mer.core.specs import VersionSpec
 
 ServerId = NewType("ServerId", str)
@@ -170,6 +171,12 @@ class AccessFilter(msgspec.Struct, frozen=True, kw_only=True):
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     """Exclusive."""
+
+    def __post_init__(self) -> None:
+        """Refuse a time without a zone: one database would take it for UTC, another could not compare it."""
+        for name, at in (("since", self.since), ("until", self.until)):
+            if at is not None and at.tzinfo is None:
+                raise UsageError(f"{name} is {at.isoformat()}, which has no zone")
 
 
 class OpenInvocation(msgspec.Struct, frozen=True, kw_only=True):

@@ -136,6 +136,8 @@ def translated(shown: str, meanings: Meanings | None = None) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise translate(error, shown, meanings or {}) from error
+    except UnicodeEncodeError as error:  # a lone surrogate, which UTF-8 has no bytes for; psycopg passes it on
+        raise UsageError(f"{shown} cannot hold that: it is not valid Unicode") from error
 
 
 def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
