@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,10 +36,10 @@ def main() -> None:
 def run(arguments: Sequence[str], *, open_target: OpenTarget = target) -> int:
     """Run one command and return its exit code; an error's words go to stderr."""
     console = Console(stdout=sys.stdout, stderr=sys.stderr, environ=os.environ, json="--json" in arguments)
-    program_call = Call(console, open_target)
+    call = Call(console, open_target)
     try:
         try:
-            program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False, obj=program_call)
+            program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False, obj=call)
             console.flush()
         except click.ClickException as error:
             raise UsageError(error.format_message(), hint="mer-migrate --help says what it takes") from error
@@ -51,6 +52,12 @@ def run(arguments: Sequence[str], *, open_target: OpenTarget = target) -> int:
     except MerError as error:
         console.error(error)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the outermost place: a bug must not look like a migration that failed
+        from mer.faces.reports import redacted
+
+        console.note(redacted("".join(traceback.format_exception(error)), call.loaded))
+        console.error(MerError(hint="please report it with the traceback above"))
+        return MerError.exit_code
     finally:
         console.finish()
     return 0
@@ -63,11 +70,14 @@ class Call:
         self.console = console
         self.flags: dict[str, object] = {}
         self.env_file: Path | None = None
+        self.loaded: Settings | None = None
+        """The settings once they were read: an error is cleaned of their secrets."""
         self._open_target = open_target
 
     def settings(self, **flags: object) -> Settings:
         """Return the settings, `flags` among them. Raises: ConfigurationError."""
-        return load(environ=os.environ, flags={**self.flags, **flags}, env_file=self.env_file)
+        self.loaded = load(environ=os.environ, flags={**self.flags, **flags}, env_file=self.env_file)
+        return self.loaded
 
     def target(self) -> Target:
         """Return the database of the settings. Raises: ConfigurationError."""

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pexpect
 import psycopg
 import pytest
 
 from mer.core.errors import NotMigrated
+from mer.core.identifiers import uuid7
 from mer.dal.base import SCHEMA
 from mer.dal.open import open_store
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
-from mer.settings import load
+from mer.settings import Settings, load
+from mer_migrations.__main__ import run
 from mer_migrations.postgres import runner
 from mer_migrations.postgres.runner import Migrations
 from mer_migrations.postgres.scripts import read_scripts
-from tests.support import versions
+from mer_migrations.target import Target
+from tests.support import records, versions
 from tests.support.databases import empty_database, held, superuser, variables_of
 from tests.support.postgres import ROLES, PostgresServer, state_folder
 
@@ -255,6 +263,49 @@ def test_json_is_one_object_on_stdout(empty: EmbeddedPostgres) -> None:
     assert json.loads(versions.migrate_own("plan", "--json", environ=environ).stdout)["planned"] == []
     taken = json.loads(versions.migrate_own("downgrade", "--to", "base", "--yes", "--json", environ=environ).stdout)
     assert (taken["current"], [each["number"] for each in taken["taken_back"]]) == (None, [0])
+
+
+def test_an_upgrade_takes_no_right_away_for_a_moment(empty: EmbeddedPostgres) -> None:
+    migrations = Migrations(empty.owner(), ROLES)
+    migrations.upgrade()
+    ended = threading.Event()
+
+    def append() -> int:
+        """Append until the end; a right that is missing for a moment raises."""
+        count = 0
+        with psycopg.connect(conninfo(empty.driver()), autocommit=True) as driver:
+            while not ended.is_set():
+                driver.execute("SELECT * FROM mer.append(%s)", ([records.change(uuid7())],))
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as threads:
+        appending = [threads.submit(append) for _ in range(2)]
+        try:
+            for _ in range(10):
+                migrations.upgrade()
+        finally:
+            ended.set()
+    assert all(each.result() for each in appending)
+
+
+def test_an_upgrade_waits_for_no_table_where_nothing_is_to_be_applied(empty: EmbeddedPostgres) -> None:
+    migrations = Migrations(empty.owner(), ROLES, lock_seconds=1)
+    migrations.upgrade()
+    with superuser(empty) as other, other.transaction():
+        other.execute("LOCK TABLE mer.access IN SHARE ROW EXCLUSIVE MODE")  # as a long append, or a VACUUM
+        assert migrations.upgrade() == ()
+
+
+def test_a_bug_is_70_with_its_traceback_and_no_secret(empty: EmbeddedPostgres) -> None:
+    def broken(settings: Settings) -> Target:
+        raise RuntimeError(f"no bug has {settings.migrations_password}")
+
+    err = io.StringIO()
+    environ = {**variables_of(empty), "MIGRATIONS_DB_PASSWORD": "hunter2"}
+    with patch.dict(os.environ, environ, clear=True), contextlib.redirect_stderr(err):
+        assert run(["check"], open_target=broken) == 70
+    assert ("RuntimeError: no bug has" in err.getvalue(), "hunter2" in err.getvalue()) == (True, False)
 
 
 def test_a_wrong_password_is_77_and_does_not_show(empty: EmbeddedPostgres) -> None:

@@ -103,19 +103,11 @@ def refuse_stronger(connection: Connection, roles: Roles) -> None:
                 f"the {purpose}'s role {role.name} {reason}: nothing would keep it from changing the access log",
                 hint=f"Give another one as {purpose.upper()}_DB_USERNAME; mer-migrate makes it where it may.",
             )
-    if roles.auditor and roles.auditor.name != roles.driver.name and _find(connection, roles.auditor):
-        member = connection.execute(
-            "SELECT pg_has_role(a.oid, d.oid, 'MEMBER') FROM pg_roles a, pg_roles d WHERE a.rolname = %s AND d.rolname = %s",
-            (roles.auditor.name, roles.driver.name),
-        ).fetchone()
-        if member != (True,):
-            return
-    elif not roles.auditor or roles.auditor.name != roles.driver.name:
-        return
-    raise ConfigurationError(
-        f"the auditor's role {roles.auditor.name} may do all that the driver's may, and should only read",
-        hint="Give another one as AUDITOR_DB_USERNAME.",
-    )
+    if roles.auditor and _is_member(connection, roles.auditor, roles.driver):
+        raise ConfigurationError(
+            f"the auditor's role {roles.auditor.name} may do all that the driver's may, and should only read",
+            hint="Give another one as AUDITOR_DB_USERNAME.",
+        )
 
 
 def ensure(connection: Connection, roles: Roles) -> None:
@@ -215,6 +207,15 @@ def _limit(role: Role, setting: str, value: str) -> sql.Composed:
 
 def _alter(role: Role, change: sql.Composable) -> sql.Composed:
     return sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(role.name), change)
+
+
+def _is_member(connection: Connection, role: Role, other: Role) -> bool:
+    """Tell whether a role is another one, or a member of it; one that is not there is none."""
+    found = connection.execute(
+        "SELECT pg_has_role(a.oid, b.oid, 'MEMBER') FROM pg_roles a, pg_roles b WHERE a.rolname = %s AND b.rolname = %s",
+        (role.name, other.name),
+    ).fetchone()
+    return role.name == other.name or found == (True,)
 
 
 def _find(connection: Connection, role: Role) -> _Found | None:
