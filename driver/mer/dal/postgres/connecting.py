@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import psycopg
@@ -56,7 +56,7 @@ class Connector:
         """
         clock = asyncio.get_running_loop().time
         began, tries = clock(), 0
-        for pause in pauses(self._random):
+        for pause in self.pauses():
             try:
                 return await self._once(clock() - began, patient=patient)
             except MerError as error:
@@ -75,6 +75,10 @@ class Connector:
                     raise type(error)(words, hint=error.hint) from error
             await asyncio.sleep(pause)
         raise AssertionError("pauses have no end")
+
+    def pauses(self) -> Iterator[float]:
+        """Give the seconds to wait before each further try."""
+        return pauses(self._random)
 
     async def _once(self, waited: float, *, patient: bool) -> Connection:
         asked = self._conninfo()

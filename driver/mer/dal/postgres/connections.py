@@ -108,12 +108,14 @@ class Connections:
                 raise
         clock = asyncio.get_running_loop().time
         until = clock() + self.settings.reconnect_seconds
-        while True:
+        for pause in self._connector.pauses():
             try:
                 return await once()
             except ConnectionLost:  # a server that is restarted may cut its clients more than once
-                if clock() > until:
+                if clock() + pause > until:
                     raise
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses have no end")
 
     @asynccontextmanager
     async def _any(self) -> AsyncIterator[Connection]:
