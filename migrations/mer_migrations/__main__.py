@@ -169,6 +169,8 @@ def history(call: Call) -> None:
         Column("checksum", spare=True),
         Column("state"),
     ]
+    if not applied:
+        call.console.note(f"{database.shown}: not migrated")
     call.console.table(columns, [_row(call.console, each) for each in applied])
 
 

@@ -96,6 +96,19 @@ def test_an_owner_who_may_not_is_told_what_an_administrator_says(
         role.execute("SELECT FROM mer.access")
 
 
+def test_an_owner_who_may_make_no_schema_is_told_what_an_administrator_says(empty: EmbeddedPostgres) -> None:
+    with superuser(empty) as connection:
+        name = empty.owner().parameters["dbname"]
+        connection.execute(f"ALTER DATABASE {name} OWNER TO mer_superuser")
+        connection.execute(f"GRANT CONNECT ON DATABASE {name} TO mer_owner, mer_driver, mer_auditor")
+        connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        told = upgrade(variables_of(empty))
+        assert (told.returncode, "may not make the schema" in told.stderr) == (78, True)
+        connection.execute(told.stderr.partition("on that database: ")[2])
+    again = upgrade(variables_of(empty))
+    assert (again.returncode, again.stderr) == (0, "")
+
+
 def test_a_role_without_a_password_to_make_it_with_is_asked_for(maker: dict[str, str], named: str) -> None:
     told = upgrade({**maker, "AUDITOR_DB_USERNAME": named, "AUDITOR_DB_PASSWORD": ""})
     assert (told.returncode, "AUDITOR_DB_PASSWORD" in told.stderr, "CREATE ROLE" in told.stderr) == (78, True, True)

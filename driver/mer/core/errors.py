@@ -21,7 +21,7 @@
     ├── NotAllowed 77
     │   └── ChangesNotAllowed, AuthenticationFailed
     ├── ConfigurationError 78
-    │   ├── NotMigrated, DatabaseNotEmpty
+    │   ├── NotMigrated, MigrationFailed, DatabaseNotEmpty
     │   └── PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
@@ -224,6 +224,10 @@ class ConfigurationError(MerError):
 
 class NotMigrated(ConfigurationError):
     """The database is not migrated to the schema that this program needs."""
+
+
+class MigrationFailed(ConfigurationError):
+    """A migration failed, and the database is as it was before it."""
 
 
 class DatabaseNotEmpty(ConfigurationError):

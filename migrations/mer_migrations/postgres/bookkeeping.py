@@ -10,6 +10,8 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row
 
 from mer.core.errors import ConfigurationError, NotMigrated
@@ -135,6 +137,23 @@ def missing_tables(connection: Connection) -> tuple[str, ...]:
         *(() if TABLE in there else (MAKE_TABLE,)),
         *(() if VERSIONS_TABLE in there else (MAKE_VERSIONS_TABLE,)),
     )
+
+
+def make(connection: Connection, shown: str) -> None:
+    """Make what is missing of the bookkeeping, in the caller's transaction.
+
+    Raises:
+        ConfigurationError: this login may not, and what an administrator says for it to.
+    """
+    try:
+        for statement in missing_tables(connection):
+            connection.execute(statement.encode())
+    except InsufficientPrivilege as error:
+        owner = sql.Identifier(connection.info.user).as_string()
+        raise ConfigurationError(
+            f"{connection.info.user} may not make the schema mer in {shown}, or a table in it",
+            hint=f"As an administrator, on that database: CREATE SCHEMA mer AUTHORIZATION {owner};",
+        ) from error
 
 
 def check_own(connection: Connection, shown: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from mer.core.errors import ConfigurationError, DatabaseUnreachable, UsageError
+from mer.core.errors import DatabaseUnreachable, MigrationFailed, UsageError
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer_migrations.postgres import bookkeeping, rights, roles
 from mer_migrations.postgres.connect import LOCK_SECONDS, Connection, connected
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 MAX_STATEMENT = 300
 """Characters of a failed statement in a message."""
-
-
-class MigrationFailed(ConfigurationError):
-    """A migration failed, and the database is as it was before it."""
 
 
 def applied(login: ConnectionSettings) -> tuple[bookkeeping.Noted, ...]:
@@ -150,8 +146,7 @@ class Migrations:
         scripts = self.scripts()
         last = _target(scripts, number)
         with self._changing() as connection, connection.transaction():
-            for text in bookkeeping.missing_tables(connection):
-                connection.execute(text)
+            bookkeeping.make(connection, self._login.shown)
             bookkeeping.check_own(connection, self._login.shown)
             bookkeeping.stamp(connection, scripts[: last + 1])
 
@@ -178,8 +173,7 @@ class Migrations:
     def _up(self, connection: Connection, revisions: Revisions, script: Script, before: Sequence[Script]) -> None:
         began = time.monotonic()
         with revisions.transaction():
-            for text in bookkeeping.missing_tables(connection):
-                connection.execute(text)
+            bookkeeping.make(connection, self._login.shown)
             revisions.call(script, "up", lambda: self._execute(connection, script.up))
             self._execute(connection, rights.statements([*before, script], self._roles))
             bookkeeping.note(connection, script, round((time.monotonic() - began) * 1e6))

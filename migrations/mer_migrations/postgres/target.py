@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +36,7 @@ class PostgresTarget:
 
     @property
     def shown(self) -> str:
-        return self._login().shown
+        return self._login.shown
 
     def known(self) -> Sequence[Migration]:
         return [_migration(script) for script in read_scripts(self._versions)]
@@ -51,7 +52,7 @@ class PostgresTarget:
                 microseconds=row.microseconds,
                 edited=row.number in own and own[row.number] != (row.name, row.checksum),
             )
-            for row in applied(self._login())
+            for row in applied(self._login)
         ]
 
     def verify(self) -> None:
@@ -81,7 +82,7 @@ class PostgresTarget:
         return self._migrations().advice()
 
     def _migrations(self) -> Migrations:
-        return Migrations(self._login(), self._roles(), versions=self._versions, lock_seconds=self._lock_seconds)
+        return Migrations(self._login, self._roles(), versions=self._versions, lock_seconds=self._lock_seconds)
 
     def _roles(self) -> Roles:
         if self._embedded:
@@ -99,6 +100,7 @@ class PostgresTarget:
             else None,
         )
 
+    @cached_property
     def _login(self) -> ConnectionSettings:
         if self._embedded:
             self._embedded.ensure_running()

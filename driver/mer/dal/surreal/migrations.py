@@ -21,6 +21,7 @@ from mer.core.errors import (
     ConfigurationError,
     DatabaseUnreachable,
     MerError,
+    MigrationFailed,
     NotMigrated,
     UsageError,
 )
@@ -48,10 +49,6 @@ _END: dict[Direction, str] = {"up": "end", "down": "took_back"}
 
 BEFORE_00 = -1
 """Where a downgrade ends that leaves nothing."""
-
-
-class MigrationFailed(ConfigurationError):
-    """A migration failed, and the database is as it was before it."""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
