@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,11 +79,11 @@ class Appender:
 
 
 async def write(
-    server: TeamServer, *, runs: int, meanwhile: Callable[[list[Appender]], Awaitable[None]] | None = None
+    server: TeamServer, runs: Sequence[int], *, meanwhile: Callable[[list[Appender]], Awaitable[None]] | None = None
 ) -> tuple[list[Appender], list[int]]:
-    """Have all processes append to an empty log, with something happening meanwhile, and return how they ended."""
+    """Have a process for each of `runs` append to an empty log, with something happening meanwhile; return how they ended."""
     server.wiped()
-    appenders = await asyncio.gather(*(Appender.start(server, runs) for _ in range(PROCESSES)))
+    appenders = await asyncio.gather(*(Appender.start(server, number) for number in runs))
     try:
         async with asyncio.timeout(SECONDS):
             running = asyncio.gather(*(appender.run() for appender in appenders))
@@ -133,7 +133,7 @@ async def check(server: TeamServer, appenders: list[Appender]) -> list[AccessRec
 
 
 async def test_4_processes_of_8_callers_append_20000_records_to_one_chain(server: TeamServer) -> None:
-    appenders, ended = await write(server, runs=20_000 // (PROCESSES * CALLERS * 2) + 1)
+    appenders, ended = await write(server, [20_000 // (PROCESSES * CALLERS * 2) + 1] * PROCESSES)
     assert ended == [0] * PROCESSES
     found = await check(server, appenders)
     assert len(found) == sum(len(appender.told) for appender in appenders) == 20_032
@@ -144,10 +144,11 @@ async def test_one_of_them_that_is_killed_takes_no_acknowledged_record_with_it(s
         await until_told(appenders[:1], 200)
         appenders[0].process.kill()
 
-    appenders, ended = await write(server, runs=100, meanwhile=kill)
+    more = 5000  # than it can make while the pipe to this process is full of what it was told
+    appenders, ended = await write(server, [more, 100, 100, 100], meanwhile=kill)
     assert ended == [-9, 0, 0, 0]
     found = await check(server, appenders)
-    assert 200 <= len(appenders[0].told) < 2 * 100 * CALLERS
+    assert 200 <= len(appenders[0].told) < 2 * more * CALLERS
     # what it was not told of any more: one group at most
     assert 0 <= len(found) - sum(len(appender.told) for appender in appenders) <= CALLERS
 
@@ -159,7 +160,7 @@ async def test_a_server_that_restarts_under_them_loses_and_doubles_nothing(serve
             await until_told(appenders, told)
             await asyncio.to_thread(server.restart, mode)
 
-    appenders, ended = await write(server, runs=100, meanwhile=restart)
+    appenders, ended = await write(server, [100] * PROCESSES, meanwhile=restart)
     assert ended == [0] * PROCESSES
     found = await check(server, appenders)
     assert len(found) == sum(len(appender.told) for appender in appenders) == PROCESSES * CALLERS * 200
