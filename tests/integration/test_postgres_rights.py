@@ -86,6 +86,7 @@ WRITES = (
     "DELETE FROM mer.lease",
     "DELETE FROM mer.placement",
     "SELECT FROM mer.server FOR SHARE",
+    "SELECT mer.adopt_chain(gen_random_uuid())",
     "SELECT * FROM mer.append(ARRAY['{}'])",
 )
 """What the driver may do and the auditor may not."""

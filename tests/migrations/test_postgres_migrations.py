@@ -34,6 +34,8 @@ from mer_migrations.target import Target
 from tests.support import records, versions
 from tests.support.databases import empty_database, held, superuser, variables_of
 from tests.support.postgres import ROLES, PostgresServer, state_folder
+from tests.support.postgres_server import OWNER as TEAM_OWNER
+from tests.support.postgres_server import TeamServer
 
 
 @pytest.fixture
@@ -236,6 +238,19 @@ def test_stamping_takes_over_a_schema_that_was_made_by_other_means(empty: Embedd
     assert [each["number"] for each in told["applied"]] == [1, 2]
     with psycopg.connect(conninfo(empty.driver())) as connection:
         connection.execute("SELECT FROM mer.one")  # the rights of what was stamped are given, too
+
+
+def test_a_teams_server_goes_up_and_down(team_server: TeamServer) -> None:
+    name = f"empty_{os.urandom(8).hex()}"
+    team_server.execute(f"CREATE DATABASE {name} OWNER {TEAM_OWNER}")
+    environ = team_server.environment(name)
+    try:
+        for words in (("upgrade",), ("check",), ("downgrade", "--to", "base", "--yes"), ("upgrade",)):
+            told = versions.migrate_own(*words, environ=environ)
+            assert told.returncode == 0, told.stderr
+            assert "administrator" not in told.stderr
+    finally:
+        team_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_current_check_and_upgrade_tell_a_server_apart(empty: EmbeddedPostgres) -> None:

@@ -143,6 +143,17 @@ def test_a_role_that_is_added_later_gets_its_rights_and_a_right_by_hand_is_gone(
             assert asked.fetchone() == (False,)
 
 
+def test_a_role_that_was_the_drivers_before_is_told_until_its_rights_are_gone(
+    empty: EmbeddedPostgres, maker: dict[str, str], named: str
+) -> None:
+    upgrade({**maker, "DRIVER_DB_USERNAME": named, "DRIVER_DB_PASSWORD": "x"})
+    told = upgrade(maker)
+    assert (told.returncode, told.stderr.count(f'FROM "{named}";')) == (0, 2)
+    with superuser(empty) as connection:
+        connection.execute(told.stderr.partition("for an administrator: ")[2])
+    assert upgrade(maker, "check").stderr == ""
+
+
 def test_nobody_else_gets_into_a_database_that_is_mers_alone(
     empty: EmbeddedPostgres, maker: dict[str, str], named: str
 ) -> None:

@@ -85,6 +85,17 @@ SELECT current_database(),
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
 FROM pg_database WHERE datname = current_database()"""
 
+# rights that were granted in the schema, by name; what the owner has is in the lists too
+_OTHERS = """
+WITH granted AS (
+    SELECT a.grantee, a.privilege_type AS what FROM pg_class c, aclexplode(c.relacl) a
+    WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'mer') AND c.relowner <> a.grantee
+    UNION ALL SELECT a.grantee, a.privilege_type FROM pg_proc p, aclexplode(p.proacl) a
+    WHERE p.pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'mer') AND p.proowner <> a.grantee
+)
+SELECT DISTINCT r.rolname::text FROM granted g JOIN pg_roles r ON r.oid = g.grantee
+WHERE g.what <> 'SELECT' AND r.rolname <> ALL (%s) ORDER BY 1"""
+
 _CHANGES = """
 SELECT has_table_privilege(%s, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'mer' AND c.relname = 'access'"""
@@ -142,6 +153,16 @@ def advice(connection: Connection, roles: Roles) -> list[str]:
             told.append(_alter(role, sql.SQL("LOGIN")).as_string(connection) + ";")
         elif connection.execute(_CHANGES, (role.name,)).fetchone() == (True,):
             told.append(f"{role.name} may change mer.access by a right that another role gives it: take that away")
+    names = [role.name for role in roles.by_purpose.values()]
+    # a driver's role of before, for one: what it was granted stays until somebody takes it away
+    for (other,) in connection.execute(_OTHERS, (names,)).fetchall():
+        told.append(
+            sql.SQL(
+                "REVOKE ALL ON ALL TABLES IN SCHEMA mer FROM {0}; REVOKE ALL ON ALL ROUTINES IN SCHEMA mer FROM {0};"
+            )
+            .format(sql.Identifier(other))
+            .as_string(connection)
+        )
     return told
 
 
