@@ -13,8 +13,9 @@ from mer.dal.base import Store
 from mer.moving.nouns import described, nouns_of
 from mer.moving.source import Source, head_at
 
-RECORDS_AT_ONCE = 500
-"""Appended in one transaction. A commit is paid for by some dozens; SurrealDB's time for one grows faster than its size."""
+RECORDS_AT_ONCE = 250
+"""Appended in one transaction: a commit is paid for by some dozens, and a SurrealDB server's time for a group grows with the
+square of its size (1,400 records/s with 250, 550 with 1,000)."""
 
 Progress = Callable[[str, int, int], None]
 """Called now and then with what is done (`copied`, `verified`), how many records of it, and of how many."""

@@ -1,0 +1,240 @@
+"""Moves of size, moves that are cut, and sources and destinations that are not as they should be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mer.core.chain import Head
+from mer.core.errors import ConcurrentChange, DatabaseNotEmpty, DatabaseUnreachable, LogNotVerified
+from mer.core.records import LeaseId
+from mer.dal.base import Store
+from mer.dal.memory import MemoryStore
+from mer.dal.postgres.store import PostgresStore
+from mer.dal.surreal import SurrealStore
+from mer.moving.lost import record_lost
+from mer.moving.source import StoreSource
+from mer.moving.transfer import TRIES, transfer
+from tests.support import records
+from tests.support.houses import append, furnish, sound, whole
+from tests.support.postgres import PostgresServer, tampering
+from tests.support.registry import ADA
+from tests.support.surreal import migrated
+
+LONG = 50_000
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Store]:
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def databases(postgres_server: PostgresServer) -> Iterator[Any]:
+    """Three fresh databases of the embedded server."""
+    with postgres_server.copy() as one, postgres_server.copy() as two, postgres_server.copy() as three:
+        yield one, two, three
+
+
+@pytest.mark.slow
+async def test_fifty_thousand_records_move_to_another_postgres_and_back(databases: Any) -> None:
+    async with AsyncExitStack() as closing:
+        home, team, back = [
+            await closing.enter_async_context(opened(PostgresStore(each.driver()))) for each in databases
+        ]
+        await furnish(home)
+        await append(home, LONG)
+        counts: list[tuple[str, int, int]] = []
+        moved = await transfer(StoreSource(home), team, progress=lambda *told: counts.append(told))
+        assert moved.records == LONG
+        assert counts[-1] == ("copied", LONG, LONG)
+        await transfer(StoreSource(team), back)
+        there = await whole(team)
+        assert there == await whole(home)
+        assert there == await whole(back)
+        assert await sound(team)
+        assert await sound(back)
+
+
+async def test_a_folder_of_surrealdb_gives_to_postgres_and_takes_from_it(databases: Any, tmp_path: Path) -> None:
+    async with AsyncExitStack() as closing:
+        home, back = [await closing.enter_async_context(opened(PostgresStore(each.driver()))) for each in databases[:2]]
+        url = await migrated(tmp_path / "registry")
+        folder = await closing.enter_async_context(opened(SurrealStore(url)))
+        await furnish(home)
+        await append(home, 3000)
+        await transfer(StoreSource(home), folder)
+        await transfer(StoreSource(folder), back)
+        assert await whole(folder) == await whole(home)
+        assert await whole(back) == await whole(home)
+        assert await sound(folder)
+
+
+class Failing:
+    """A source that goes away after some records: what a connection that is lost looks like."""
+
+    def __init__(self, source: StoreSource, after: int) -> None:
+        self._source = source
+        self._left = after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def records(self, *, after: int, until: int) -> AsyncIterator[Any]:
+        async for some in self._source.records(after=after, until=until):
+            if self._left <= 0:
+                raise DatabaseUnreachable("gone")
+            self._left -= len(some)
+            yield some
+
+
+async def filled(count: int = 2500) -> MemoryStore:
+    store = MemoryStore()
+    await furnish(store)
+    await append(store, count)
+    return store
+
+
+async def test_a_source_that_goes_away_again_and_again_is_moved_bit_by_bit() -> None:
+    old, new = await filled(5000), MemoryStore()
+    heads: list[int] = []
+    for _ in range(10):
+        try:
+            await transfer(Failing(StoreSource(old), after=1500), new)
+            break
+        except DatabaseUnreachable:
+            heads.append((await new.access_log.head()).seq)
+    assert heads == sorted(set(heads))
+    assert len(heads) > 1
+    assert await whole(new) == await whole(old)
+
+
+async def test_a_record_that_does_not_hold_is_named_and_not_moved(postgres_server: PostgresServer) -> None:
+    with postgres_server.copy() as database:
+        async with opened(PostgresStore(database.driver())) as old:
+            await furnish(old)
+            await append(old, 6000)
+            with tampering(database) as hand:
+                hand.execute("UPDATE mer.access SET body = replace(body, 'ada', 'eve') WHERE seq = 4711")
+            new = MemoryStore()
+            with pytest.raises(LogNotVerified, match="record 4711: its body does not have its digest"):
+                await transfer(StoreSource(old), new)
+            assert (await new.access_log.head()).seq < 4711
+
+
+async def test_a_source_whose_tail_was_cut_is_refused(postgres_server: PostgresServer) -> None:
+    with postgres_server.copy() as database:
+        async with opened(PostgresStore(database.driver())) as old:
+            await append(old, 10)
+            with tampering(database) as hand:
+                hand.execute("DELETE FROM mer.access WHERE seq = 9")
+            with pytest.raises(LogNotVerified, match="record 9 missing"):
+                await transfer(StoreSource(old), MemoryStore())
+
+
+async def test_logs_that_have_parted_are_told_apart_whichever_is_longer() -> None:
+    old, new = await filled(20), MemoryStore()
+    await transfer(StoreSource(old), new)
+    await append(new, 1)
+    await append(old, 1)
+    for more in (old, new):
+        await append(more, 2)
+        with pytest.raises(DatabaseNotEmpty, match="have parted"):
+            await transfer(StoreSource(old), new)
+
+
+async def test_a_destination_that_has_gone_on_is_left_alone() -> None:
+    old, new = await filled(20), MemoryStore()
+    await transfer(StoreSource(old), new)
+    await append(new, 5)
+    await new.models.add(records.model("made there"))
+    before = await whole(new)
+    assert (await transfer(StoreSource(old), new)).gone_on
+    assert await whole(new) == before
+
+
+async def test_a_registry_without_a_log_is_something_else() -> None:
+    new = MemoryStore()
+    await new.models.add(records.model("stranger"))
+    with pytest.raises(DatabaseNotEmpty, match="model 'stranger'"):
+        await transfer(StoreSource(await filled(3)), new)
+
+
+async def test_an_empty_database_can_be_moved() -> None:
+    old, new = MemoryStore(), MemoryStore()
+    assert (await transfer(StoreSource(old), new)).records == 0
+    assert await whole(new) == await whole(old)
+    assert (await new.access_log.head()) == Head(seq=0, digest="0" * 64)
+
+
+class Busy(StoreSource):
+    """A database whose registry is changed while it is read, that many times."""
+
+    def __init__(self, store: Store, times: int) -> None:
+        super().__init__(store)
+        self.store = store
+        self.times = times
+
+    async def nouns(self) -> AsyncIterator[Any]:
+        async for noun in super().nouns():
+            yield noun
+        if self.times:
+            self.times -= 1
+            await self.store.models.add(records.model(f"new {self.times}"))
+            await self.store.access_log.append([records.change(await self.store.access_log.chain())])
+
+
+async def test_a_registry_that_changes_while_it_is_read_is_read_again() -> None:
+    old, new = await filled(20), MemoryStore()
+    source = Busy(old, times=3)
+    await transfer(source, new)
+    assert source.times == 0
+    assert await whole(new) == await whole(old)
+
+
+async def test_a_registry_that_never_rests_is_given_up() -> None:
+    with pytest.raises(ConcurrentChange, match="was changed"):
+        await transfer(Busy(await filled(5), times=10 * TRIES), MemoryStore())
+
+
+class Interfered(StoreSource):
+    """A source during whose reading somebody writes to the destination."""
+
+    def __init__(self, store: Store, destination: Store) -> None:
+        super().__init__(store)
+        self._destination = destination
+
+    async def records(self, *, after: int, until: int) -> AsyncIterator[Any]:
+        async for some in super().records(after=after, until=until):
+            yield some
+            await append(self._destination, 1)
+
+
+async def test_somebody_else_who_writes_to_the_destination_is_noticed() -> None:
+    old, new = await filled(3000), MemoryStore()
+    with pytest.raises(DatabaseNotEmpty, match="somebody else writes to it"):
+        await transfer(Interfered(old, new), new)
+
+
+async def test_what_was_open_is_lost_where_nobody_will_finish_it() -> None:
+    store = MemoryStore()
+    chain, held = await store.access_log.chain(), records.lease()
+    await store.leases.acquire(held)
+    of = [records.invocation() for _ in range(3)]
+    gone = LeaseId("gone")
+    await store.access_log.append([records.started(chain, each, lease=gone) for each in of[:2]])
+    await store.access_log.append([records.started(chain, of[2], lease=held.id)])
+    assert await record_lost(store, actor=ADA, clock=lambda: records.NOON, why="it moved") == 2
+    assert [each.invocation for each in await store.access_log.unfinished()] == [of[2]]
+    last = (await store.access_log.of_invocation(of[0]))[-1]
+    assert last.columns["outcome"] == "lost"
+    assert await record_lost(store, actor=ADA, clock=lambda: records.NOON, why="it moved") == 0
+    assert await sound(store)
