@@ -31,7 +31,6 @@ NOBODYS = (
     RECORDED + " ON CONFLICT (seq) DO UPDATE SET body = '{}'",
     "MERGE INTO mer.access a USING (VALUES (1)) v(n) ON a.seq = v.n WHEN MATCHED THEN DELETE",
     "SELECT FROM mer.access FOR UPDATE",
-    "COPY mer.access FROM STDIN",
     "COPY mer.access TO PROGRAM 'cat'",
     "COPY mer.access TO '/tmp/access'",
     "INSERT INTO mer.open_invocation VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'm', 's')",
