@@ -11,9 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from mer.core.errors import ConfigurationError
 from mer.core.identifiers import uuid7
+from mer.dal.open import open_store
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
+from mer.settings import load
 from tests.support import postgres_server as team
 from tests.support import records
 from tests.support.databases import variables_of
@@ -249,6 +252,12 @@ def test_an_auditor_reads_verifies_and_exports_the_log(database: Database, tmp_p
     assert len(exported.read_text().splitlines()) >= 3
     refused = audit("-a", "server", "register", "gpu", "--address", "gpu.example.org")
     assert refused.returncode == 77, refused.stderr
+
+
+async def test_an_auditor_without_a_name_is_not_the_user_of_the_url(database: Database) -> None:
+    environ = {**database.environment, "AUDITOR_DB_USERNAME": "", "MER_AUDITOR": "true"}
+    with pytest.raises(ConfigurationError, match="whom an auditor logs in as"):
+        await open_store(load(environ=environ))
 
 
 @pytest.mark.parametrize("role", ["driver", "auditor"])

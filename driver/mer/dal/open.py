@@ -68,6 +68,12 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], b
             from mer.dal.postgres.connection_settings import ConnectionSettings
             from mer.dal.postgres.store import PostgresStore
 
+            if settings.auditor and not settings.auditor_username:
+                # whoever stands in the URL is the driver, most likely: that would be no auditor's login
+                raise ConfigurationError(
+                    "nothing says whom an auditor logs in as",
+                    hint="Give AUDITOR_DB_USERNAME and AUDITOR_DB_PASSWORD.",
+                )
             login = ConnectionSettings.from_url(
                 settings.database_url,
                 username=settings.auditor_username if settings.auditor else settings.driver_username,
