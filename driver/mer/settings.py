@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_idle_seconds: float = 1800.0
     database_seconds: float = 10.0
     database_connections: int = 4
-    database_reconnect_seconds: float = 30.0
+    database_reconnect_seconds: float = 15.0
     lock_seconds: float = 10.0
     run_seconds: float | None = None
     load_seconds: float = 60.0

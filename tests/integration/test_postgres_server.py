@@ -383,7 +383,8 @@ async def test_a_restart_between_two_calls_is_not_noticed(own: TeamServer, mode:
 
 @pytest.mark.slow
 async def test_calls_outlast_a_server_that_refuses_connections_for_ten_seconds(own: TeamServer) -> None:
-    async with opened(own.login()) as store:
+    # half a minute, though the default would do: on a machine that is busy the start itself may take some
+    async with opened(replace(own.login(), reconnect_seconds=30)) as store:
         chain, lease = await store.access_log.chain(), LeaseId(uuid7())
         before = await store.access_log.head()
         await asyncio.to_thread(own.stop)

@@ -11,8 +11,8 @@ from mer.core.errors import ConfigurationError
 STATEMENT_SECONDS = 10.0
 """How long one statement may take where the settings do not say."""
 
-RECONNECT_SECONDS = 30.0
-"""How long to go on asking a server that was there and is gone: it takes a restart ten seconds to shut down and recover."""
+RECONNECT_SECONDS = 15.0
+"""How long to go on asking a server that was there and is gone: a restart may take ten, and the result of a run waits as long."""
 
 MOST_POOLED = 4
 """Connections beside the first, where the settings do not say: transactions, and what is read while an append is under way."""

@@ -90,6 +90,10 @@ REFUSALS = (
         ),
         kind=AuthenticationFailed,
         meaning="did not accept the login",
+        hint=(
+            "DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD say who `mer` is, MIGRATIONS_DB_… who `mer-migrate` is; "
+            "what they leave out is taken from the URL, PG* variables and ~/.pgpass."
+        ),
     ),
     Refusal(
         words=("is starting up", "shutting down", "not yet accepting connections", "in recovery mode"),
@@ -192,7 +196,7 @@ def translate_connecting(error: psycopg.OperationalError, shown: str) -> MerErro
     """
     if error.sqlstate:
         return translate(error, shown, {})
-    told = " ".join(str(error).split())
+    told = " ".join(str(error).split()).removeprefix("connection failed: ")
     for refusal in REFUSALS:
         if any(words in told for words in refusal.words):
             return refusal.kind(f"{shown} {refusal.meaning}: {_shortened(told)}", hint=refusal.hint)
