@@ -74,7 +74,7 @@ def read_heading(line: bytes) -> Heading:
     try:
         found = _LINE.decode(line)
         told = msgspec.json.decode(found["backup"], type=dict[str, Any])
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
         raise BackupInvalid("this is no backup: its first line does not say what it holds") from error
     if told.get("format") != FORMAT:
         raise BackupInvalid(
@@ -103,6 +103,6 @@ def read_line(line: bytes) -> Noun | ExportedRecord | End:
         if name == "end":
             return msgspec.json.decode(raw, type=End)
         noun: Noun = _NOUNS[name].decode(raw)
-    except (msgspec.MsgspecError, ValueError, KeyError) as error:
+    except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
         raise BackupInvalid(f"it is no line of a backup: {str(error)[:200]}") from error
     return noun

@@ -1,0 +1,287 @@
+"""Backups: whole or refused, whatever was done to the file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mer.core.errors import (
+    AlreadyExists,
+    BackupInvalid,
+    ContentUnwritable,
+    LogNotVerified,
+    MerError,
+    NotFound,
+    UsageError,
+)
+from mer.dal.base import Store
+from mer.dal.memory import MemoryStore
+from mer.moving import backup_lines, backup_reading
+from mer.moving.backup_reading import opened_backup
+from mer.moving.backup_writing import write_backup
+from mer.moving.source import StoreSource
+from mer.moving.transfer import transfer
+from tests.support import records
+from tests.support.houses import append, furnish, sound, whole
+
+RECORDS = 600
+
+
+def noon() -> Any:
+    return records.NOON
+
+
+@pytest.fixture
+async def old() -> Store:
+    store = MemoryStore()
+    await furnish(store)
+    await append(store, RECORDS)
+    return store
+
+
+@pytest.fixture
+async def file(old: Store, tmp_path: Path) -> Path:
+    path = tmp_path / "backup.gz"
+    await write_backup(StoreSource(old), path, clock=noon)
+    return path
+
+
+def content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def write(file: Path, changed: bytes) -> None:
+    file.write_bytes(changed)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def restored(path: Path) -> Store:
+    store = MemoryStore()
+    with opened_backup(path) as backup:
+        await transfer(backup, store)
+    return store
+
+
+async def test_what_was_backed_up_is_restored(old: Store, file: Path) -> None:
+    back = await restored(file)
+    assert await whole(back) == await whole(old)
+    assert await sound(back)
+
+
+async def test_a_restore_that_was_cut_goes_on(old: Store, file: Path) -> None:
+    store = MemoryStore()
+    await store.access_log.adopt_chain(await old.access_log.chain())
+    async for some in old.access_log.scan(until=300):
+        await store.access_log.append([record.body for record in some])
+    with opened_backup(file) as backup:
+        moved = await transfer(backup, store)
+    assert moved.records == RECORDS - 300
+    assert await whole(store) == await whole(old)
+
+
+async def test_an_empty_database_can_be_backed_up(tmp_path: Path) -> None:
+    old = MemoryStore()
+    await write_backup(StoreSource(old), tmp_path / "b", clock=noon)
+    assert await whole(await restored(tmp_path / "b")) == await whole(old)
+
+
+async def test_a_backup_is_for_its_owner_alone(file: Path) -> None:
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert names(file.parent) == ["backup.gz"]
+
+
+async def test_a_backup_is_not_replaced_unless_that_is_said(old: Store, file: Path) -> None:
+    before = content(file)
+    with pytest.raises(AlreadyExists, match="is there already"):
+        await write_backup(StoreSource(old), file, clock=noon)
+    assert content(file) == before
+    await append(old, 1)
+    heading, _ = await write_backup(StoreSource(old), file, clock=noon, force=True)
+    assert heading.head.seq == RECORDS + 1
+
+
+async def test_a_folder_that_is_not_there_is_told(old: Store, tmp_path: Path) -> None:
+    with pytest.raises(ContentUnwritable, match="cannot be written"):
+        await write_backup(StoreSource(old), tmp_path / "no" / "b", clock=noon)
+
+
+async def test_the_log_ends_where_the_registry_was_read_though_others_go_on(old: Store, tmp_path: Path) -> None:
+    class Used(StoreSource):
+        changes = 2
+
+        async def nouns(self) -> Any:
+            async for noun in super().nouns():
+                yield noun
+            await append(old, 2)  # runs, which change no registry
+            if self.changes:
+                self.changes -= 1
+                await old.models.add(records.model(f"new {self.changes}"))
+                await old.access_log.append([records.change(await old.access_log.chain())])
+
+    heading, _ = await write_backup(Used(old), tmp_path / "b", clock=noon)
+    back = await restored(tmp_path / "b")
+    assert await back.access_log.head() == heading.head
+    assert heading.head.seq == RECORDS + 6
+    for name in ("new 0", "new 1"):
+        assert (await back.models.get(name)).name == name
+
+
+async def test_a_log_that_does_not_hold_is_not_backed_up(old: Store, tmp_path: Path) -> None:
+    class Edited(StoreSource):
+        async def records(self, *, after: int, until: int) -> Any:
+            async for some in super().records(after=after, until=until):
+                yield [record for record in some if record.seq != 77]
+
+    with pytest.raises(LogNotVerified, match="record 77"):
+        await write_backup(Edited(old), tmp_path / "b", clock=noon)
+    assert names(tmp_path) == []
+
+
+def rewritten(file: Path, change: Callable[[list[bytes]], list[bytes]], *, signed: bool = True) -> None:
+    """Change the lines, and with `signed` make the last one fit, as somebody who knows the format would."""
+    lines = change(gzip.decompress(content(file)).splitlines(keepends=True))
+    if signed:
+        end = json.loads(lines[-1])
+        body = lines[:-1]
+        told = [json.loads(line) for line in body[1:]]
+        end["end"] = {
+            "records": sum("digest" in each for each in told),
+            "registered": sum("digest" not in each for each in told),
+            "sha256": hashlib.sha256(b"".join(body)).hexdigest(),
+        }
+        lines[-1] = json.dumps(end).encode() + b"\n"
+    write(file, gzip.compress(b"".join(lines)))
+
+
+def with_heading(**fields: Any) -> Callable[[list[bytes]], list[bytes]]:
+    def change(lines: list[bytes]) -> list[bytes]:
+        told = json.loads(lines[0])
+        told["backup"] |= fields
+        return [json.dumps(told).encode() + b"\n", *lines[1:]]
+
+    return change
+
+
+def at_record(number: int, *replacing: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    """Put other lines in place of the record of that seq."""
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        at = next(n for n, line in enumerate(lines) if line.endswith(b',"seq":%d}\n' % number))
+        return [*lines[:at], *replacing, *lines[at + 1 :]]
+
+    return change
+
+
+UNSIGNED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
+    "a description edited": (lambda lines: [line.replace(b"vision", b"hearing") for line in lines], "was changed"),
+    "a line removed": (lambda lines: lines[:2] + lines[3:], "was changed"),
+    "no end": (lambda lines: lines[:-1], "has no end"),
+    "nothing but the first line": (lambda lines: lines[:1], "has no end"),
+    "something after the end": (lambda lines: [*lines, lines[1]], "goes on after its end"),
+    "no heading": (lambda lines: lines[1:], "this is no backup"),
+    "another document": (lambda lines: [b'{"backup":7}\n'], "this is no backup"),
+    "a deep document": (lambda lines: [b"[" * 200_000], "this is no backup"),
+    "a deep line": (lambda lines: [lines[0], b'{"model":' + b"[" * 200_000 + b"\n"], "line 2"),
+    "a line that is none": (lambda lines: [lines[0], b"hello\n", *lines[1:]], "line 2: it is no line of a backup"),
+    "an unknown noun": (lambda lines: [lines[0], b'{"spell":{}}\n', *lines[1:]], "line 2: it is no line"),
+    "a server without a name": (lambda lines: [lines[0], b'{"server":{}}\n', *lines[1:]], "line 2: it is no line"),
+    "a registry in the log": (lambda lines: [*lines[:-1], lines[1], lines[-1]], "stands among the records"),
+    "an unknown format": (with_heading(format=2), "it has the format 2"),
+    "a format that is none": (with_heading(format=None), "it has the format None"),
+    "a newer schema": (with_heading(schema=7), "of the schema 07"),
+    "a head that is none": (with_heading(head=3), "cannot be used"),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), UNSIGNED.values(), ids=UNSIGNED)
+async def test_a_file_that_was_changed_is_refused(file: Path, change: Any, told: str) -> None:
+    rewritten(file, change, signed=False)
+    with pytest.raises(BackupInvalid, match=told) as caught:
+        await restored(file)
+    assert caught.value.exit_code == 74
+
+
+SIGNED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], type[MerError], str]] = {
+    "a body edited": (
+        lambda lines: [line.replace(b'"ada"', b'"eve"') if b'"seq":5}' in line else line for line in lines],
+        LogNotVerified,
+        "record 5: its body",
+    ),
+    "a record removed": (at_record(300), BackupInvalid, "599 records"),
+    "the last record removed, and told so": (
+        lambda lines: with_heading(head={"seq": RECORDS - 1, "digest": "0" * 64})(at_record(RECORDS)(lines)),
+        LogNotVerified,
+        "does not end with the head",
+    ),
+    "another chain": (with_heading(chain="0193b2f0-0000-7000-8000-000000000001"), LogNotVerified, "belongs to chain"),
+    "a record of another log": (
+        at_record(9, b'{"digest":"%s","previous":"%s","record":{},"seq":9}\n' % (b"a" * 64, b"b" * 64)),
+        LogNotVerified,
+        "record 9",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "kind", "told"), SIGNED.values(), ids=SIGNED)
+async def test_a_change_by_somebody_who_knows_the_format_shows_in_the_chain(
+    file: Path, change: Any, kind: type[MerError], told: str
+) -> None:
+    rewritten(file, change)
+    with pytest.raises(kind, match=told):
+        await restored(file)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 10, 11, 500, -9, -8, -1])
+async def test_a_file_that_was_cut_is_refused(file: Path, kept: int) -> None:
+    write(file, content(file)[:kept])
+    with pytest.raises(BackupInvalid):
+        await restored(file)
+
+
+async def test_bytes_that_are_no_backup_are_refused(file: Path) -> None:
+    bad = bytearray(content(file))
+    bad[len(bad) // 2] ^= 0xFF
+    for each in (bytes(bad), os.urandom(5000), b"plain text\n", gzip.compress(b""), content(file) + b"more"):
+        write(file, each)
+        with pytest.raises(BackupInvalid):
+            await restored(file)
+
+
+async def test_a_line_is_read_up_to_its_limit_whatever_it_would_unpack_to(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heading = gzip.decompress(content(file)).splitlines(keepends=True)[0]
+    write(file, gzip.compress(heading + b" " * (backup_lines.MAX_LINE + 1)))
+    assert len(content(file)) < 2**20
+    with pytest.raises(BackupInvalid, match=f"line 2 is longer than {backup_lines.MAX_LINE}"):
+        await restored(file)
+    monkeypatch.setattr(backup_reading, "MAX_LINE", 1000)
+    write(file, gzip.compress(heading + b" " * 999 + b"\n"))
+    with pytest.raises(BackupInvalid, match="line 2: it is no line"):
+        await restored(file)
+
+
+async def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        await restored(tmp_path / "none")
+
+
+async def test_nothing_is_written_before_the_last_line_was_read(file: Path) -> None:
+    rewritten(file, lambda lines: lines[:-1], signed=False)
+    store = MemoryStore()
+    with pytest.raises(BackupInvalid), opened_backup(file) as backup:
+        await transfer(backup, store)
+    assert (await store.access_log.head()).seq == 0
+    with pytest.raises(NotFound):
+        await store.models.get("digits")
