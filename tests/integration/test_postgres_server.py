@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import os
 import subprocess
 import sys
@@ -313,6 +314,21 @@ def test_the_console_tells_a_refused_login_by_its_exit_code_and_no_secret(
     assert "secret" not in done.stdout + done.stderr
 
 
+async def test_no_log_of_ours_or_of_the_driver_below_holds_a_password(
+    team_server: TeamServer, login: ConnectionSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="psycopg")  # it keeps itself to warnings
+    password = team_server.passwords[DRIVER]
+    within = login.url.replace("://", f"://{DRIVER}:{password}@")
+    async with opened(ConnectionSettings.from_url(within)) as store:
+        await registered(store)
+    with pytest.raises(ConfigurationError):
+        await PostgresStore(ConnectionSettings.from_url(within.replace(f"/{WIPED}?", "/nowhere?"))).open()
+    assert "connection attempt" in caplog.text
+    assert password not in caplog.text
+
+
 # --- the pool
 
 
@@ -342,6 +358,21 @@ async def test_a_driver_keeps_no_more_connections_than_it_may(
         assert count == (3,)
         await asyncio.gather(*(registered(store) for _ in range(6)))  # they wait for each other
         assert len((await store.models.page()).items) == 6
+
+
+async def test_who_needs_a_connection_more_of_a_full_server_waits_for_it(
+    team_server: TeamServer, login: ConnectionSettings
+) -> None:
+    async with opened(login) as store:
+        team_server.execute(f"ALTER ROLE {DRIVER} CONNECTION LIMIT 1")
+        try:
+            waiting = asyncio.create_task(registered(store))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+        finally:
+            team_server.execute(f"ALTER ROLE {DRIVER} CONNECTION LIMIT -1")
+        async with asyncio.timeout(10):
+            await waiting
 
 
 async def registered(store: Store) -> None:
