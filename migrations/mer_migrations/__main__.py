@@ -18,7 +18,7 @@ from mer.core.errors import ConfirmationNeeded, Interrupted, MerError, NotMigrat
 from mer.faces.render.console import Console, OutputClosed
 from mer.faces.render.table import Column
 from mer.settings import Settings, load
-from mer_migrations.target import BEFORE_00, Applied, Migration, Planned, Target, current, missing, target
+from mer_migrations.target import BEFORE_00, Applied, Planned, Target, current, missing, target
 
 OpenTarget: TypeAlias = Callable[[Settings], Target]
 
@@ -92,13 +92,14 @@ class Call:
         if not click.confirm(question, err=True):
             raise Interrupted("nothing was changed")
 
-    def tell(self, database: Target, number: int | None, text: str, **lists: Sequence[Migration]) -> None:
-        """Write what came of it: text, or one JSON object."""
-        if not self.console.json:
-            self.console.result(f"{database.shown}: {text}")
+    def tell(self, database: Target, lines: Sequence[str], **lists: Sequence[object]) -> None:
+        """Write what came of it: lines, or one JSON object of these lists and where the database stands."""
+        if self.console.json:
+            told = {"database": database.shown, "current": current(database), "newest": database.known()[-1].number}
+            self.console.document(told | lists)
             return
-        told = {"database": database.shown, "current": number, "newest": database.known()[-1].number}
-        self.console.document(told | {name: [_document(each) for each in each_of] for name, each_of in lists.items()})
+        for line in lines:
+            self.console.result(f"{database.shown}: {line}")
 
     def advise(self, database: Target) -> None:
         """Say on stderr what an administrator should still do."""
@@ -147,7 +148,7 @@ def show_current(call: Call) -> None:
     """Show the last migration that was applied."""
     database = call.target()
     applied = database.applied()
-    call.tell(database, current(database), str(applied[-1]) if applied else "not migrated")
+    call.tell(database, [str(applied[-1]) if applied else "not migrated"])
 
 
 @program.command()
@@ -157,9 +158,8 @@ def history(call: Call) -> None:
     """Show every migration that was applied: when, how long it took, and the checksum of its scripts."""
     database = call.target()
     applied = database.applied()
+    call.tell(database, [] if applied else ["not migrated"], applied=applied)
     if call.console.json:
-        told = {"database": database.shown, "newest": database.known()[-1].number, "applied": applied}
-        call.console.document(told)
         return
     columns = [
         Column("number", whole=True),
@@ -169,8 +169,6 @@ def history(call: Call) -> None:
         Column("checksum", spare=True),
         Column("state"),
     ]
-    if not applied:
-        call.console.note(f"{database.shown}: not migrated")
     call.console.table(columns, [_row(call.console, each) for each in applied])
 
 
@@ -181,14 +179,11 @@ def check(call: Call) -> None:
     """Exit with 0 where everything is in order, with 78 where not, or where `upgrade` has something to do."""
     database = call.target()
     pending = missing(database)
-    if call.console.json:
-        call.tell(database, current(database), "", pending=pending)
+    call.tell(database, [] if pending else ["up to date"], pending=pending)
     if pending:
         names = ", ".join(map(str, pending))
         raise NotMigrated(f"{database.shown} lacks {names}", hint="Run: mer-migrate upgrade")
     call.advise(database)
-    if not call.console.json:
-        call.tell(database, None, "up to date")
 
 
 @program.command()
@@ -201,17 +196,14 @@ def plan(call: Call, *, to: int | None) -> None:
     """Show the statements that would run, in their order, and run none."""
     database = call.target()
     planned = database.plan(to)
-    if call.console.json:
-        moves = [
-            {**_document(each.migration), "direction": each.direction, "statements": each.statements}
-            for each in planned
-        ]
-        told = {"database": database.shown, "current": current(database), "newest": database.known()[-1].number}
-        call.console.document(told | {"planned": moves})
-    elif planned:
+    moves = [
+        {"number": each.migration.number, "name": each.migration.name}
+        | {"direction": each.direction, "statements": each.statements}
+        for each in planned
+    ]
+    call.tell(database, [] if planned else ["nothing to do"], planned=moves)
+    if planned and not call.console.json:
         call.console.result("\n\n".join(map(_script, planned)))
-    else:
-        call.tell(database, None, "nothing to do")
 
 
 @program.command()
@@ -222,13 +214,8 @@ def upgrade(call: Call, *, to: int | None) -> None:
     """Apply the migrations that are missing, each whole or not at all, and give the roles their rights."""
     database = call.target()
     applied = database.upgrade(to)
+    call.tell(database, [f"applied {each}" for each in applied] or ["up to date"], applied=applied)
     call.advise(database)
-    if call.console.json:
-        call.tell(database, current(database), "", applied=applied)
-    for migration in () if call.console.json else applied:
-        call.tell(database, None, f"applied {migration}")
-    if not (applied or call.console.json):
-        call.tell(database, None, "up to date")
 
 
 @program.command()
@@ -241,18 +228,12 @@ def downgrade(call: Call, *, to: int, yes: bool) -> None:
     database = call.target()
     going = [each.migration for each in database.plan(to) if each.direction == "down"]
     if going:
-        lost = [LOST[each.number] for each in going if each.number in LOST]
         call.console.warn(f"{database.shown} loses {', '.join(map(str, going))}, and all that is stored there")
-        for what in lost:
+        for what in [LOST[each.number] for each in going if each.number in LOST]:
             call.console.warn(f"THIS DELETES {what.upper()}. Only a backup brings it back.")
         call.confirm(f"Take {len(going)} migration{'s' * (len(going) > 1)} of {database.shown} back?", yes=yes)
     taken = database.downgrade(to)
-    if call.console.json:
-        call.tell(database, current(database), "", taken_back=taken)
-    for migration in () if call.console.json else taken:
-        call.tell(database, None, f"took back {migration}")
-    if not (taken or call.console.json):
-        call.tell(database, None, "nothing to do")
+    call.tell(database, [f"took back {each}" for each in taken] or ["nothing to do"], taken_back=taken)
 
 
 @program.command()
@@ -272,7 +253,7 @@ def stamp(call: Call, *, number: int, yes: bool) -> None:
     call.console.warn(f"nothing will run: {database.shown} must have the schema of {known[number]} already")
     call.confirm(f"Put {database.shown} on record as {known[number]}?", yes=yes)
     database.stamp(number)
-    call.tell(database, number, f"on record as {known[number]}")
+    call.tell(database, [f"on record as {known[number]}"])
 
 
 @program.command()
@@ -289,10 +270,6 @@ def seed(call: Call, /, file: Path, *, allow_changes: bool | None, **how: bool) 
 
     told = run_seed(call.settings(allow_changes=allow_changes), file, environ=os.environ, **how)
     call.console.result(told.json() if call.console.json else told.text())
-
-
-def _document(migration: Migration) -> dict[str, object]:
-    return {"number": migration.number, "name": migration.name}
 
 
 def _row(console: Console, each: Applied) -> list[str]:

@@ -5,12 +5,16 @@ Made by the superuser, as no migration can be stopped from outside at a place th
 
 from __future__ import annotations
 
+import time
 from typing import Self
 
 import psycopg
 
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from tests.support.databases import superuser
+
+PATIENCE = 60.0
+"""Seconds that a session is given to end."""
 
 KEY = 7
 """Of the advisory lock that a stopped statement waits for."""
@@ -88,11 +92,13 @@ class Trap:
     def let_go(self) -> None:
         """Let the statement that waits go on, and wait until its session is gone."""
         self._connection.execute("SELECT pg_advisory_unlock(%s)", (KEY,))
+        until = time.monotonic() + PATIENCE
         while self._ask(
             "SELECT EXISTS (SELECT FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend')"
         ):
-            pass
+            assert time.monotonic() < until
+            time.sleep(0.01)
         self._connection.execute("SELECT pg_advisory_lock(%s)", (KEY,))
 
     def _ask(self, question: str) -> bool:
