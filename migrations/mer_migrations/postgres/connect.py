@@ -11,7 +11,8 @@ import psycopg
 
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
-from mer.dal.postgres.errors import StillStarting, translate, translate_connecting
+from mer.dal.postgres.errors import StillStarting, translate
+from mer.dal.postgres.refusals import translate_connecting
 from mer.dal.postgres.service import no_service
 
 LOCK_SECONDS = 60.0

@@ -16,7 +16,8 @@ from mer.core.errors import ConfigurationError, DatabaseUnreachable, MerError
 from mer.dal.postgres.backoff import Random, pauses
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
-from mer.dal.postgres.errors import StillStarting, translate_connecting
+from mer.dal.postgres.errors import StillStarting
+from mer.dal.postgres.refusals import translate_connecting
 from mer.dal.postgres.service import no_service
 from mer.dal.postgres.session import GRACE_SECONDS, Connection
 

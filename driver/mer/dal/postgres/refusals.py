@@ -1,0 +1,131 @@
+"""Why no connection came about: libpq tells it in words alone, so that here, and here only, words are looked at.
+
+docs/decisions/07-reconnecting.md says which exit code each has, and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+
+from mer.core.errors import AuthenticationFailed, Busy, ConfigurationError, DatabaseUnreachable, MerError
+from mer.dal.postgres.errors import StillStarting, translate
+
+MAX_TOLD = 600
+"""Characters of why no connection came about: with several hosts, libpq tells of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """One reason for which there is no connection, by the words of libpq's or of the server's that tell it."""
+
+    words: tuple[str, ...]
+    kind: type[MerError]
+    meaning: str
+    hint: str | None = None
+
+
+REFUSALS = (
+    # first what names a cause within what is also said of others
+    Refusal(
+        words=("certificate verify failed", "does not match host name", "could not get server's host name"),
+        kind=AuthenticationFailed,
+        meaning="did not prove that it is the one that is meant",
+        hint=(
+            "Its certificate is for another host, has expired, or is signed by none of `sslrootcert`. "
+            "`openssl s_client -starttls postgres -showcerts -connect HOST:PORT` shows it."
+        ),
+    ),
+    Refusal(
+        words=("root certificate", "certificate file", "private key file", "certificate revocation list"),
+        kind=ConfigurationError,
+        meaning="cannot be verified, for a file is missing or cannot be used",
+        hint="`sslrootcert` in the URL or PGSSLROOTCERT names the file of the authority that signed the server's certificate.",
+    ),
+    Refusal(
+        words=("server does not support SSL",),
+        kind=ConfigurationError,
+        meaning="offers no TLS, which the URL or PGSSLMODE asks for",
+        hint="Turn `ssl` on in that server's configuration; sslmode=disable only where nobody can listen.",
+    ),
+    Refusal(
+        words=("no encryption",),
+        kind=AuthenticationFailed,
+        meaning="takes this login with TLS only",
+        hint="Give sslmode=verify-full and sslrootcert=FILE in the URL.",
+    ),
+    Refusal(
+        words=(
+            "authentication failed",
+            "no password supplied",
+            "no pg_hba.conf entry",
+            "pg_hba.conf rejects",
+            "is not permitted to log in",
+            "permission denied for database",
+            "authentication method requirement",
+        ),
+        kind=AuthenticationFailed,
+        meaning="did not accept the login",
+        hint=(
+            "DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD say who `mer` is, MIGRATIONS_DB_… who `mer-migrate` is; "
+            "what they leave out is taken from the URL, PG* variables and ~/.pgpass."
+        ),
+    ),
+    Refusal(
+        words=("is starting up", "shutting down", "not yet accepting connections", "in recovery mode"),
+        kind=StillStarting,
+        meaning="is starting or stopping",
+    ),
+    Refusal(
+        words=("too many clients already", "connection slots are reserved", "too many connections for"),
+        kind=Busy,
+        meaning="takes no more connections",
+        hint="Try later; `max_connections` of the server, or the limit of the role or the database, says how many.",
+    ),
+    Refusal(
+        words=('" does not exist',),
+        kind=ConfigurationError,
+        meaning="is not there",
+        hint="Its name stands at the end of the URL. CREATE DATABASE makes one, `mer-migrate upgrade` fills it.",
+    ),
+    Refusal(
+        words=("definition of service", "service file"),
+        kind=ConfigurationError,
+        meaning="is named by a service that cannot be read",
+        hint="PGSERVICE, or service= in the URL, means an entry of ~/.pg_service.conf.",
+    ),
+    Refusal(
+        words=(
+            "invalid sslmode value",
+            "invalid integer value",
+            "invalid port number",
+            "invalid connection option",
+            "invalid target_session_attrs",
+        ),
+        kind=ConfigurationError,
+        meaning="is named with a value that is none",
+    ),
+)
+"""The first that fits."""
+
+
+def translate_connecting(error: psycopg.OperationalError, shown: str) -> MerError:
+    """Return what it means that no connection came about.
+
+    libpq gives no SQLSTATE here, so that words must do. A server that speaks another language is `cannot be reached`, with
+    its words.
+    """
+    if error.sqlstate:
+        return translate(error, shown, {})
+    told = " ".join(str(error).split()).removeprefix("connection failed: ")
+    for refusal in REFUSALS:
+        if any(words in told for words in refusal.words):
+            return refusal.kind(f"{shown} {refusal.meaning}: {_shortened(told)}", hint=refusal.hint)
+    return DatabaseUnreachable(
+        f"{shown} cannot be reached: {_shortened(told)}", hint="Is it running? `mer-migrate check` tells."
+    )
+
+
+def _shortened(told: str) -> str:
+    return told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]}…"
