@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -38,7 +38,8 @@ def named(text: str, settings: Settings, *, side: str, environ: Mapping[str, str
     own = settings.driver_username, settings.driver_password
     user = unquote(parts.username or "") or environ.get(f"{side}_DB_USERNAME") or own[0]
     password = environ.get(f"{side}_DB_PASSWORD") or (own[1] if user == own[0] else "")
-    without_user = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.username else url
+    # not put together again by urlunsplit, which drops the // before an empty host: that is a socket's
+    without_user = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if parts.username else url
     return msgspec.structs.replace(
         settings, database_url=without_user, driver_username=user, driver_password=password, auditor=False
     )
