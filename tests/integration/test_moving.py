@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from mer.core.chain import Head
-from mer.core.errors import ConcurrentChange, DatabaseNotEmpty, DatabaseUnreachable, LogNotVerified
+from mer.core.errors import ConcurrentChange, DatabaseNotEmpty, DatabaseUnreachable, LogNotVerified, NotAllowed
 from mer.core.records import LeaseId
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
 from mer.dal.postgres.store import PostgresStore
 from mer.dal.surreal import SurrealStore
+from mer.dal.surreal.connecting import connect_to
+from mer.dal.surreal.login import Login
 from mer.moving.lost import record_lost
 from mer.moving.source import StoreSource
 from mer.moving.transfer import TRIES, transfer
@@ -24,6 +27,7 @@ from tests.support.houses import append, furnish, sound, whole
 from tests.support.postgres import PostgresServer, tampering
 from tests.support.registry import ADA
 from tests.support.surreal import migrated
+from tests.support.surreal_servers import AUDITOR, DRIVER, SurrealServer
 
 LONG = 50_000
 
@@ -238,3 +242,28 @@ async def test_what_was_open_is_lost_where_nobody_will_finish_it() -> None:
     assert last.columns["outcome"] == "lost"
     assert await record_lost(store, actor=ADA, clock=lambda: records.NOON, why="it moved") == 0
     assert await sound(store)
+
+
+async def test_an_auditor_gives_no_chain_a_name(postgres_server: PostgresServer) -> None:
+    async with opened(PostgresStore(postgres_server.wiped().auditor())) as store:
+        with pytest.raises(NotAllowed):
+            await store.access_log.adopt_chain(str(uuid.uuid4()))
+
+
+@pytest.mark.parametrize("login", [DRIVER, AUDITOR], ids=["the driver", "the auditor"])
+async def test_a_chain_with_records_keeps_its_name_whatever_is_asked_of_the_server(
+    surreal_server: SurrealServer, login: Login
+) -> None:
+    url = await surreal_server.migrated()
+    async with opened(SurrealStore(url, login=DRIVER)) as store:
+        await append(store, 1)
+        name = await store.access_log.chain()
+        connection = connect_to(url, login=login, statement_seconds=10, lock_seconds=10, idle_seconds=1)
+        try:
+            for statement in ("CREATE chain_request SET chain = $name", "UPDATE access_head:1 SET chain = $name"):
+                answers = await connection.run(statement, {"name": str(uuid.uuid4())})
+                assert answers[0]["status"] == "ERR", (statement, answers)
+        finally:
+            await connection.close()
+        assert await store.access_log.chain() == name
+        assert await sound(store)
