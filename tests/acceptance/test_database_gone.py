@@ -47,7 +47,7 @@ def server() -> Iterator[Installation]:
                 "DRIVER_DB_USERNAME": login["user"],
                 "DRIVER_DB_PASSWORD": login["password"],
                 "MER_DATABASE_SECONDS": "2",
-                "MER_DATABASE_RECONNECT_SECONDS": "2",
+                "MER_DATABASE_RECONNECT_SECONDS": "600",  # no result waits for that
             },
         )
 

@@ -8,10 +8,14 @@ import logging
 
 from mer.audit.recorder import Recorder
 from mer.core.canonical import canonical
-from mer.core.errors import MerError, Unreachable
+from mer.core.errors import DatabaseUnreachable, MerError, Unreachable
 from mer.core.records import InvocationId, RecordKind
 from mer.dal.base import Store
 from mer.execution.journal import Journal
+
+FINISH_SECONDS = 5.0
+"""How long a result waits for its record where the database does not answer: longer than the restart of a server, shorter
+than the patience of who waits for the result. After that the record waits, in the journal."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,14 @@ class Finishes:
         It then waits in the journal. Where even that cannot be written, the invocation stays open and becomes `lost`.
         """
         try:
-            await self._append(body)
+            async with asyncio.timeout(
+                FINISH_SECONDS
+            ):  # cut off, it may stand there or not: appending it again is safe
+                await self._append(body)
+        except TimeoutError:
+            late = DatabaseUnreachable(f"the database did not take it within {FINISH_SECONDS:g} s")
+            await self._keep(invocation, body, because=late)
+            return False
         except MerError as error:
             await self._keep(invocation, body, because=error)
             return False

@@ -52,9 +52,13 @@ class Presence:
             self._held()
 
 
-def open_lock(file: Path) -> int:
-    """Open a lock file of ours, made if it is missing; the descriptor is not inherited."""
-    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def open_lock(file: Path, *, make: bool = True) -> int:
+    """Open a lock file of ours, made if it is missing; the descriptor is not inherited.
+
+    Raises:
+        FileNotFoundError: it is missing, and not to be made.
+    """
+    return os.open(file, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def try_lock(descriptor: int, kind: int) -> bool:

@@ -67,7 +67,7 @@ class Watcher:
         _wait_for_end(self._pid)
 
     def _stop_when_idle(self) -> None:
-        users = open_lock(self._at.users)
+        users = open_lock(self._at.users, make=False)
         while True:
             fcntl.flock(users, fcntl.LOCK_EX)  # sleeps as long as anybody is there
             if _others(self._pid):
@@ -81,7 +81,7 @@ class Watcher:
 
     def _stop(self) -> None:
         """Stop the server while newcomers wait: the lock on `users` is held until this process ends."""
-        lock = open_lock(self._at.lock)
+        lock = open_lock(self._at.lock, make=False)
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = postmaster.living(self._at)
         if found and found.pid == self._pid:
@@ -96,8 +96,8 @@ def main() -> None:
     """Run as `python -m`: HOME SOCKET IDLE_SECONDS."""
     home, socket, idle_seconds = sys.argv[1:]
     at = Places(home=Path(home), socket=Path(socket))
-    with contextlib.suppress(FileNotFoundError):  # the state folder was removed
-        own = open_lock(at.watcher)
+    with contextlib.suppress(FileNotFoundError):  # the state folder was removed: nothing is made in one that goes
+        own = open_lock(at.watcher, make=False)
         until = time.monotonic() + TAKEOVER_SECONDS
         while not try_lock(own, fcntl.LOCK_EX):
             if time.monotonic() > until:
