@@ -94,12 +94,14 @@ async def test_a_server_that_refuses_for_some_seconds_is_waited_for(
 
 
 async def test_a_server_that_stays_away_is_told_after_a_bounded_time(
-    lasting: SurrealServer, store: SurrealStore, monkeypatch: pytest.MonkeyPatch
+    lasting: SurrealServer, store: SurrealStore
 ) -> None:
-    monkeypatch.setattr(server, "RECONNECT_SECONDS", 0.5)
-    lasting.kill()
+    hasty = SurrealStore(store.name, login=DRIVER, reconnect_seconds=0.5)
+    await hasty.open()
+    await asyncio.to_thread(lasting.kill)
     with pytest.raises(DatabaseUnreachable, match="cannot be reached"):
-        await store.models.page()
+        await hasty.models.page()
+    await hasty.close()
 
 
 async def test_a_server_that_is_not_there_is_told_at_once() -> None:

@@ -99,6 +99,7 @@ async def _driver(settings: Settings) -> tuple[Callable[[], Awaitable[Store]], b
                         login=record,
                         statement_seconds=settings.database_seconds,
                         lock_seconds=settings.lock_seconds,
+                        reconnect_seconds=settings.database_reconnect_seconds,
                     )
                 ),
                 False,

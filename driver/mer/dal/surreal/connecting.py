@@ -7,11 +7,17 @@ from mer.dal.surreal.address import is_server, parse_address, parse_server_addre
 from mer.dal.surreal.connection import Connection
 from mer.dal.surreal.embedded import EmbeddedConnection
 from mer.dal.surreal.login import Login
-from mer.dal.surreal.server import ServerConnection
+from mer.dal.surreal.server import RECONNECT_SECONDS, ServerConnection
 
 
 def connect_to(
-    url: str, *, login: Login | None, statement_seconds: float, lock_seconds: float, idle_seconds: float
+    url: str,
+    *,
+    login: Login | None,
+    statement_seconds: float,
+    lock_seconds: float,
+    idle_seconds: float,
+    reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> Connection:
     """Return the connection that a URL means; nothing is opened yet.
 
@@ -31,4 +37,10 @@ def connect_to(
             f"nothing says as whom to log in to {address.name}",
             hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate takes MIGRATIONS_DB_USERNAME and _PASSWORD.",
         )
-    return ServerConnection(address, login, statement_seconds=statement_seconds, lock_seconds=lock_seconds)
+    return ServerConnection(
+        address,
+        login,
+        statement_seconds=statement_seconds,
+        lock_seconds=lock_seconds,
+        reconnect_seconds=reconnect_seconds,
+    )

@@ -46,6 +46,7 @@ class ServerConnection:
         *,
         statement_seconds: float,
         lock_seconds: float,
+        reconnect_seconds: float = RECONNECT_SECONDS,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.address = address
@@ -53,6 +54,7 @@ class ServerConnection:
         self._login = login
         self._statement_seconds = statement_seconds
         self._lock_seconds = lock_seconds
+        self._reconnect_seconds = reconnect_seconds
         self._jitter = jitter
         self._gate = asyncio.Lock()  # changes of one process need not meet in the database
         self._switch = asyncio.Lock()  # one login at a time
@@ -149,7 +151,7 @@ class ServerConnection:
             lost, self._engine = self._engine, None
             if lost is not None:
                 await _hang_up(lost)
-            until = time.monotonic() + (RECONNECT_SECONDS if self.opened else 0)
+            until = time.monotonic() + (self._reconnect_seconds if self.opened else 0)
             pause, longest = RECONNECT_PAUSE_SECONDS
             while True:
                 try:

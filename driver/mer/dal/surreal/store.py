@@ -22,6 +22,7 @@ from mer.dal.surreal.login import Login
 from mer.dal.surreal.migrations import Migrations
 from mer.dal.surreal.models import SurrealModels
 from mer.dal.surreal.placements import SurrealPlacements
+from mer.dal.surreal.server import RECONNECT_SECONDS
 from mer.dal.surreal.servers import SurrealServers
 from mer.dal.surreal.unit import UnitOfWork, unit_of_work
 from mer.dal.surreal.weights import SurrealWeights
@@ -74,7 +75,8 @@ class SurrealStore(SurrealRepositories):
     """One database: of a server, to which `login` logs in; `surrealkv://PATH`; or `mem://`, which migrates itself.
 
     `statement_seconds` is the deadline of each statement, `lock_seconds` how long to wait for another process that holds
-    the folder, or for another change of this one; `idle_seconds` how long to hold the folder after the last piece of work.
+    the folder, or for another change of this one; `idle_seconds` how long to hold the folder after the last piece of work;
+    `reconnect_seconds` how long to go on trying a server that was there before.
     """
 
     def __init__(
@@ -85,9 +87,15 @@ class SurrealStore(SurrealRepositories):
         statement_seconds: float = STATEMENT_SECONDS,
         lock_seconds: float = LOCK_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
         self._connection = connect_to(
-            url, login=login, statement_seconds=statement_seconds, lock_seconds=lock_seconds, idle_seconds=idle_seconds
+            url,
+            login=login,
+            statement_seconds=statement_seconds,
+            lock_seconds=lock_seconds,
+            idle_seconds=idle_seconds,
+            reconnect_seconds=reconnect_seconds,
         )
         self._login = login
         self._writer = GroupWriter(self._connection)
