@@ -105,7 +105,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     async with (
         contextlib.AsyncExitStack() as closing
     ):  # from the last to the first: what runs ends, then its end is recorded
-        closing.push_async_callback(recorder.drain)
+        closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
         closing.push_async_callback(executor.close)
         closing.push_async_callback(pool.close)

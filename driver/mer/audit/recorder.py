@@ -52,4 +52,8 @@ class Recorder:
 
     async def drain(self) -> None:
         """Wait for what is still being written."""
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        """Wait for it at the end of the program: not for long where the database does not answer."""
         await self._writer.close()

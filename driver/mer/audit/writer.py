@@ -6,6 +6,7 @@ A commit costs the same for one record as for hundreds (it is bound by the disk'
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from types import TracebackType
 
@@ -13,8 +14,14 @@ from mer.core.chain import Head
 from mer.core.errors import DatabaseUnreachable, MerError
 from mer.dal.base import AccessLog
 
+logger = logging.getLogger(__name__)
+
 MAX_GROUP = 256
 """Records a commit: at some 2 KiB each half a megabyte, so that one group never holds the chain's lock for long."""
+
+CLOSE_SECONDS = 5.0
+"""How long the end of a program waits for a database that does not answer. Who waited for a record knows by then that it is
+not durable; a finish is in the journal."""
 
 MAX_WAITING = 10_000
 """Records that may wait; beyond it the database is not keeping up, and a caller is told so at once."""
@@ -50,16 +57,32 @@ class GroupWriter:
             self._task = asyncio.create_task(self._write(), name="access log writer")
         return await future  # nobody but this caller waits for it: cancelled or not, the record stays in the queue
 
-    async def close(self) -> None:
+    async def drain(self) -> None:
         """Wait until everything that was given is written or has failed."""
         if self._task is not None:
             await asyncio.shield(self._task)
 
+    async def close(self) -> None:
+        """Drain it, for CLOSE_SECONDS; what then is still on its way may be there or not."""
+        task = self._task
+        if task is not None:
+            await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+            if not task.done():
+                logger.warning("records were still on their way to the access log after %g s", CLOSE_SECONDS)
+                task.cancel()
+                await asyncio.wait({task})
+
     async def _write(self) -> None:
+        group: list[tuple[str, asyncio.Future[Head]]] = []
         try:
             while self._waiting:
                 group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
                 await self._write_group(group)
+        except asyncio.CancelledError:
+            for _, future in [*group, *self._waiting]:
+                future.cancel()
+            self._waiting.clear()
+            raise
         finally:
             self._task = None
 

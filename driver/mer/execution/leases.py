@@ -31,6 +31,9 @@ STALE_AFTER_SECONDS = 2 * RENEW_SECONDS
 DEAD_AFTER_SECONDS = 60.0
 """Without a heartbeat, where the process itself cannot be seen."""
 
+CLOSE_SECONDS = 5.0
+"""How long the end of a program waits for a database that does not answer: others find the lease, and what is open under it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,11 +111,12 @@ class LeaseKeeper:
         if lease is None:
             return
         try:
-            await self._record_given_up(lease)
-            if not self._covered:
-                await self._store.leases.release(lease.id)
-        except MerError as error:  # others will find it, and what is open under it
-            logger.warning("the lease could not be given back: %s", error)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._record_given_up(lease)
+                if not self._covered:
+                    await self._store.leases.release(lease.id)
+        except (MerError, TimeoutError) as error:  # others will find it, and what is open under it
+            logger.warning("the lease could not be given back: %s", error or f"no answer within {CLOSE_SECONDS:g} s")
 
     async def _take(self) -> Lease:
         here, now = self._identity(), self._recorder.now()
