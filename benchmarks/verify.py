@@ -1,8 +1,8 @@
 """`log verify` of a long log on an embedded Postgres, against a bare loop of COPY and sha256 (yardsticks/sums.py).
 
-    python benchmarks/verify.py [--records 1000000] [--rounds 3]
+    python benchmarks/verify.py [--records 1000000] [--rounds 3] [--quick]
 
-Both in one process each, in turn; medians of the rounds, and the most memory that a verification of its own had resident.
+Both in one process each, in turn, and ours by two (`--jobs 2`); medians of the rounds, and the most memory that a verification of its own had resident.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ async def filled(login: ConnectionSettings, records: int) -> None:
     await store.close()
 
 
-async def verified(login: ConnectionSettings) -> float:
+async def verified(login: ConnectionSettings, jobs: int = 1) -> float:
     """Return the records a second."""
     store = PostgresStore(login)
     await store.open()
     start = time.perf_counter()
-    found = await AuditLog(store).verify()
+    found = await AuditLog(store).verify(jobs=jobs)
     took = time.perf_counter() - start
     await store.close()
     assert found.sound, found.faults
@@ -73,12 +73,14 @@ def compare(records: int, rounds: int) -> dict[str, float]:
         found = []
         for _ in range(rounds):
             bare_rate = sums.hashed(bare)
-            found.append((bare_rate, *apart(login)))
+            found.append((bare_rate, *apart(login), asyncio.run(verified(login, 2))))
     return {
         "records": records,
         "bare_records_s": statistics.median(each[0] for each in found),
         "ours_records_s": statistics.median(each[1] for each in found),
         "ratio": statistics.median(each[1] / each[0] for each in found),
+        "two_jobs_records_s": statistics.median(each[3] for each in found),
+        "two_jobs_to_one": statistics.median(each[3] / each[1] for each in found),
         "resident_mib": max(each[2] for each in found) / 1024,
     }
 
@@ -87,7 +89,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="100,000 records, one round: to see that it runs")
     given = parser.parse_args()
+    if given.quick:
+        given.records, given.rounds = 100_000, 1
     load = os.getloadavg()[0]
     figures = compare(given.records, given.rounds)
     print("verify", json.dumps({key: round(value, 3) for key, value in figures.items()}), f"load before: {load:.1f}")

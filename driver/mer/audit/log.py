@@ -72,19 +72,30 @@ class AuditLog:
         chain, head = await log.chain(), await log.head()
         return Checkpoint(chain=chain, seq=head.seq, digest=head.digest)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether several processes can verify it: one database is open for one process alone."""
+        return self._store.elsewhere is not None
+
     async def verify(
-        self, *, since: Checkpoint | None = None, progress: Callable[[int], None] | None = None
+        self, *, since: Checkpoint | None = None, progress: Callable[[int], None] | None = None, jobs: int = 1
     ) -> Verification:
         """Recompute the whole chain; with `since`, also that it still goes through that checkpoint.
 
-        `progress` is called now and then with the number of records done.
+        `progress` is called now and then with the number of records done. `jobs` processes share a long log where the
+        database is `divisible`; elsewhere this one does it all. What is found is the same.
         """
-        chain = await self._store.access_log.chain()
+        log, elsewhere = self._store.access_log, self._store.elsewhere
+        chain = await log.chain()
         verifier = Verifier(chain=chain, checkpoint=since)
-        async for records in self._store.access_log.scan():
-            verifier.feed(records)
-            if progress:
-                progress(verifier.records)
+        if jobs > 1 and elsewhere is not None:
+            from mer.audit.jobs import verify_in_jobs
+
+            await verify_in_jobs(
+                log, verifier, elsewhere=elsewhere, jobs=jobs, chain=chain, checkpoint=since, progress=progress
+            )
+        else:
+            await log.feed(verifier, progress=progress)
         faults = tuple(verifier.finish())
         return Verification(chain=chain, records=verifier.records, head=verifier.head, faults=faults)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -20,12 +20,13 @@ GENESIS = "0" * 64
 """The digest "before" record 1."""
 
 
-def digest(previous: str, body: str, seq: int) -> str:
-    """Return the record's digest, lower-case hex.
+HASHED = b'{"previous":"%b","record":%b,"seq":%d}'
+"""What a record's digest is the sha256 of: canonical JSON itself, its keys being in order."""
 
-    sha256 of the UTF-8 of `{"previous":"…","record":BODY,"seq":N}`: canonical JSON itself, its keys being in order.
-    """
-    return hashlib.sha256(f'{{"previous":"{previous}","record":{body},"seq":{seq}}}'.encode()).hexdigest()
+
+def digest(previous: str, body: str, seq: int) -> str:
+    """Return the record's digest, lower-case hex: the sha256 of HASHED."""
+    return hashlib.sha256(HASHED % (previous.encode(), body.encode(), seq)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,9 @@ class Head:
 
 
 EMPTY = Head(seq=0, digest=GENESIS)
+
+MAX_SHOWN = 60
+"""Characters of what a record says that a fault repeats: a chain's UUID fits, a forged one of a megabyte is cut."""
 
 
 class Link(Protocol):
@@ -61,6 +65,23 @@ class Link(Protocol):
     @property
     def columns(self) -> Mapping[str, str | int | None]:
         """What was derived from the body; empty in a file, which has none."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Some links in order of seq, of which a store can tell faster than one by one how many hold."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Link: ...
+
+    def __iter__(self) -> Iterator[Link]: ...
+
+    def holding(self, *, chain: str, after: Head, start: int, most: int) -> tuple[int, Head]:
+        """Return how many from `start` on hold where `after` stands before them, at most `most`, and the last one's place.
+
+        What it counts has no fault; what it does not count is looked at closely, and may have none either.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,25 +120,46 @@ class Checkpoint:
         return cls(chain=found[1], seq=int(found[2]), digest=found[3])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What one verifier found in a part of the log, for another one that stands before it."""
+
+    after: Head
+    head: Head
+    records: int
+    faults: tuple[Fault, ...]
+    passed: bool
+    """Whether the checkpoint's record is in it."""
+
+
 class Verifier:
     """Follow a chain record by record and collect what does not hold.
 
     After a fault it goes on from the record as stored, so that one edited record is named once, not every one after it.
+    One that verifies only a `part` says nothing of what stands before it: whoever takes the part over has said that.
     """
 
     def __init__(
-        self, *, chain: str, after: Head = EMPTY, checkpoint: Checkpoint | None = None, most_faults: int = 100
+        self,
+        *,
+        chain: str,
+        after: Head = EMPTY,
+        checkpoint: Checkpoint | None = None,
+        most_faults: int = 100,
+        part: bool = False,
     ) -> None:
         self._seq, self._digest = after.seq, after.digest
         self.records = 0
         self.faults: list[Fault] = []
+        self._after = after
         self._chain = chain
         self._checkpoint = checkpoint
         self._most_faults = most_faults  # a wholly rewritten log must not fill the memory with its faults
-        self._passed = checkpoint is None
-        if checkpoint and checkpoint.chain != chain:
-            self._fault(0, f"this is chain {chain}, the checkpoint is of chain {checkpoint.chain}")
-        self._pass(after)
+        self._passed = False
+        if not part:
+            if checkpoint and checkpoint.chain != chain:
+                self._fault(0, f"this is chain {chain}, the checkpoint is of chain {checkpoint.chain}")
+            self._pass(after)
 
     @property
     def head(self) -> Head:
@@ -126,6 +168,9 @@ class Verifier:
 
     def feed(self, links: Iterable[Link]) -> None:
         """Check the next records, in order of seq."""
+        if isinstance(links, Batch):
+            self._feed_batch(links)
+            return
         told = self._checkpoint.seq if self._checkpoint else None
         for link in links:
             # nearly every record holds, and a log has millions: only what does not is looked at closely, to be named
@@ -149,6 +194,40 @@ class Verifier:
             )
         return self.faults
 
+    def part(self) -> Part:
+        """Return what was found so far, for the verifier of what stands before."""
+        return Part(
+            after=self._after,
+            head=self.head,
+            records=self.records,
+            faults=tuple(self.faults),
+            passed=self._passed,
+        )
+
+    def take_over(self, part: Part) -> bool:
+        """Go on behind a part that another has verified; False, and nothing done, where it does not begin at this head."""
+        if part.after != self.head:
+            return False
+        self.records += part.records
+        self._seq, self._digest = part.head.seq, part.head.digest
+        self._passed = self._passed or part.passed
+        self.faults.extend(part.faults[: self._most_faults - len(self.faults)])
+        return True
+
+    def _feed_batch(self, links: Batch) -> None:
+        told, start = self._checkpoint.seq if self._checkpoint else None, 0
+        while start < len(links):
+            most = len(links) - start
+            if told is not None and told > self._seq:
+                most = min(most, told - self._seq - 1)
+            held, head = links.holding(chain=self._chain, after=self.head, start=start, most=most)
+            self.records += held
+            self._seq, self._digest = head.seq, head.digest
+            start += held
+            if start < len(links):
+                self._check(links[start])
+                start += 1
+
     def _pass(self, head: Head) -> None:
         if self._checkpoint and head.seq == self._checkpoint.seq:
             self._passed = True
@@ -161,7 +240,7 @@ class Verifier:
         if seq != self._seq + 1 or previous != self._digest or digest(previous, link.body, seq) != link.digest:
             return False
         try:
-            body = _decode(link.body)
+            body = decode(link.body)
         except (ValueError, RecursionError):
             return False  # a column of an unusual type is no fault yet
         if body.chain != self._chain:
@@ -206,7 +285,7 @@ class Verifier:
             self._fault(link.seq, "its body is no JSON object")
             return
         if body.get("chain") != self._chain:
-            self._fault(link.seq, f"belongs to chain {body.get('chain')}, not to {self._chain}")
+            self._fault(link.seq, f"belongs to chain {str(body.get('chain'))[:MAX_SHOWN]}, not to {self._chain}")
         wrong = [name for name, value in derived(body).items() if name in link.columns and link.columns[name] != value]
         if wrong:
             self._fault(link.seq, f"its columns differ from its body: {', '.join(wrong)}")
@@ -216,27 +295,33 @@ class Verifier:
             self.faults.append(Fault(seq=seq, what=what))
 
 
-class _Actor(msgspec.Struct, gc=False):
+class User(msgspec.Struct, gc=False):
+    """What a verifier looks at in a body's actor."""
+
     user: str | None = None
 
 
-class _Body(msgspec.Struct, gc=False):
-    """What a verifier looks at in a body, with the types that nearly all have; others are read by `json` and `derived`."""
+class Known(msgspec.Struct, gc=False):
+    """What a verifier looks at in a body, with the types that nearly all have; others are read by `json` and `derived`.
 
-    chain: str | None = None
-    kind: str | None = None
-    at: str | None = None
-    invocation: str | None = None
-    lease: str | None = None
-    actor: _Actor | None = None
-    model: str | None = None
-    version: int | None = None
-    server: str | None = None
-    outcome: str | None = None
+    In the order of a canonical body: the decoder looks for the next key where it found the last one.
+    """
+
     action: str | None = None
+    actor: User | None = None
+    at: str | None = None
+    chain: str | None = None
+    invocation: str | None = None
+    kind: str | None = None
+    lease: str | None = None
+    model: str | None = None
+    outcome: str | None = None
+    server: str | None = None
+    version: int | None = None
 
 
-_decode = msgspec.json.Decoder(_Body).decode
+decode = msgspec.json.Decoder(Known).decode
+"""Reads a body as Known. Raises: msgspec.DecodeError (a ValueError), RecursionError."""
 
 COLUMNS = ("kind", "at", "invocation", "lease", "actor", "model", "version", "server", "outcome", "action")
 """The columns that stores derive from a body, so that the log can be queried without parsing every body."""

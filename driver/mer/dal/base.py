@@ -8,11 +8,11 @@ Lists are paged by key, never by offset: a page does not shift while others writ
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from mer.core.chain import Head
+from mer.core.chain import Head, Verifier
 from mer.core.records import (
     PAGE,
     AccessFilter,
@@ -198,6 +198,14 @@ class AccessLog(Protocol):
     def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
         """Read all records after that seq, oldest first, some at a time; memory stays bounded however long the log is."""
 
+    async def feed(
+        self, verifier: Verifier, *, until: int | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Show a verifier all records behind its head up to that seq, oldest first, as fast as this store can.
+
+        `progress` is called now and then with how many records the verifier has seen.
+        """
+
     async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         """Return the open invocations of that lease, or of all, oldest first."""
 
@@ -260,6 +268,13 @@ class Store(Repositories, Protocol):
 
     async def schema(self) -> int | None:
         """Return the number of the last migration that was applied; None where there was none."""
+
+    @property
+    def elsewhere(self) -> bytes | None:
+        """What another process of this user opens the same database with (dal.open.reopened), secrets and all.
+
+        None where only one process at a time can, or where it is not worth while.
+        """
 
     async def describe(self) -> Description:
         """Tell what the database says of itself. It need not be open or migrated: then it is connected to, and no more.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from mer.core.chain import EMPTY, Head, derived, digest
+from mer.core.chain import EMPTY, Head, Verifier, derived, digest
 from mer.core.errors import MerError, NotAllowed, RecordNotFound
 from mer.core.records import (
     PAGE,
@@ -19,6 +19,7 @@ from mer.core.records import (
     Page,
     RecordKind,
 )
+from mer.dal.feeding import feed_scanned
 from mer.dal.memory.tables import THE_CHAIN, LogLock, Tables
 from mer.dal.paging import bounded, number_after, page_of
 from mer.dal.times import record_text, record_time
@@ -93,12 +94,17 @@ class MemoryAccessLog:
         ]
         return page_of(found[: bounded(limit) + 1], limit=limit, key=lambda record: str(record.seq))
 
-    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
+    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[list[AccessRecord], None]:
         wanted = [
             record for record in self._oldest_first() if record.seq > after and (until is None or record.seq <= until)
         ]
         for start in range(0, len(wanted), SCANNED_AT_ONCE):
             yield wanted[start : start + SCANNED_AT_ONCE]
+
+    async def feed(
+        self, verifier: Verifier, *, until: int | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
+        await feed_scanned(self.scan(after=verifier.head.seq, until=until), verifier, progress)
 
     async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         found = (each for each in self._tables.unfinished.values() if lease is None or each.lease == lease)

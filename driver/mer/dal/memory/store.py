@@ -49,6 +49,10 @@ class MemoryStore(MemoryRepositories):
     def name(self) -> str:
         return "memory"
 
+    @property
+    def elsewhere(self) -> bytes | None:
+        return None
+
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to, and it is born migrated."""
 

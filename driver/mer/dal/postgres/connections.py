@@ -7,8 +7,8 @@ that was there and is gone: for as long as the settings say, asking less and les
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from mer.core.errors import DatabaseUnreachable
 from mer.dal.postgres.connecting import Connector, Start
 from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.copying import copied
 from mer.dal.postgres.errors import ConnectionLost, Meanings
 from mer.dal.postgres.pool import Pool
 from mer.dal.postgres.session import Connection, RowFactory, hung_up, run
@@ -67,6 +68,15 @@ class Connections:
                 return await self._run(await self._connected(), query, parameters)
 
         return await self._again(once, repeatable=repeatable)
+
+    async def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+        seconds, shown = self.settings.statement_seconds, self.settings.shown
+        async with (
+            self.pooled() as connection,
+            aclosing(copied(connection, query, seconds=seconds, shown=shown)) as rows,
+        ):
+            async for some in rows:
+                yield some
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[Connection]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -60,6 +60,12 @@ class Session(Protocol):
 
         Raises:
             What `meanings` says for the constraint that it violates, else what errors.translate says.
+        """
+
+    def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+        """Run a `COPY … TO STDOUT (FORMAT binary)` and give its rows as they come (copying.py).
+
+        It holds a connection until it ends: who leaves early closes it.
         """
 
 

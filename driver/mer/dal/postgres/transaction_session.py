@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from typing import Any
 
 from psycopg.pq import TransactionStatus
@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from mer.core.errors import MerError
 from mer.dal.postgres.connection_settings import ConnectionSettings
+from mer.dal.postgres.copying import copied
 from mer.dal.postgres.errors import Meanings
 from mer.dal.postgres.session import Connection, RowFactory, hang_up, run
 
@@ -52,6 +53,17 @@ class TransactionSession:
                 prepare=prepare,
                 rows=rows,
             )
+        except MerError as error:
+            self._refused = error
+            raise
+
+    async def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+        self._still_accepted()
+        seconds, shown = self._settings.statement_seconds, self._settings.shown
+        try:
+            async with aclosing(copied(self._connection, query, seconds=seconds, shown=shown)) as rows:
+                async for some in rows:
+                    yield some
         except MerError as error:
             self._refused = error
             raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from mer.core.chain import EMPTY, Head
+from mer.core.chain import EMPTY, Head, Verifier
 from mer.core.errors import MerError, NotAllowed, RecordNotFound
 from mer.core.records import (
     PAGE,
@@ -21,6 +21,7 @@ from mer.core.records import (
     OpenInvocation,
     Page,
 )
+from mer.dal.feeding import feed_scanned
 from mer.dal.paging import bounded, number_after, page_of
 from mer.dal.surreal import appending
 from mer.dal.surreal.entries import Entry, entry
@@ -124,7 +125,7 @@ class SurrealAccessLog:
             found = await self._walk(where, before, wanted)
         return page_of(found[:wanted], limit=limit, key=lambda record: str(record.seq))
 
-    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
+    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[list[AccessRecord], None]:
         last = LAST_ID if until is None else until
         reading = self._read(after + 1 if after else FIRST_ID, last)
         try:
@@ -145,6 +146,11 @@ class SurrealAccessLog:
             await asyncio.wait([reading])
             if not reading.cancelled():
                 reading.exception()  # a caller who leaves early has no use for it
+
+    async def feed(
+        self, verifier: Verifier, *, until: int | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
+        await feed_scanned(self.scan(after=verifier.head.seq, until=until), verifier, progress)
 
     async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         rows = await self._run.ask(self._queries["unfinished"], lease=lease)

@@ -105,6 +105,10 @@ class SurrealStore(SurrealRepositories):
     def name(self) -> str:
         return self._connection.name
 
+    @property
+    def elsewhere(self) -> bytes | None:
+        return None
+
     async def open(self) -> None:
         if isinstance(self._connection, EmbeddedConnection) and self._connection.address.folder is None:
             await Migrations(self._connection).upgrade()

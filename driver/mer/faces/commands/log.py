@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mer.core.chain import Checkpoint
-from mer.core.errors import LogNotVerified
+from mer.core.errors import LogNotVerified, UsageError
 from mer.core.records import AccessFilter, AccessRecord, InvocationId, Outcome, RecordKind
 from mer.faces.commands.options import paging
 from mer.faces.commands.times import parse_time
@@ -25,6 +25,9 @@ from mer.faces.render.text import counted, visible
 
 if TYPE_CHECKING:
     from mer.audit.log import Verification
+
+MAX_JOBS = 64
+"""Processes of a verification: each holds a connection, of which a server has a hundred where nobody says otherwise."""
 
 COLUMNS = (
     Column("seq", right=True, whole=True),
@@ -95,10 +98,19 @@ async def show(face: Face, which: str) -> None:
 @click.option(
     "--since", metavar="CHECKPOINT", help="What `log checkpoint` printed once: also find a tail cut since then."
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, MAX_JOBS),
+    default=1,
+    metavar="N",
+    help="Share a long log among N processes (PostgreSQL).",
+)
 @click.pass_obj
-async def verify(face: Face, file: Path | None, since: str | None) -> None:
+async def verify(face: Face, file: Path | None, since: str | None, jobs: int) -> None:
     """Recompute the chain of the log, or of an exported FILE, and name every record that does not hold."""
     checkpoint = Checkpoint.parse(since) if since else None
+    if file is not None and jobs > 1:
+        raise UsageError("--jobs is for the log in the database: a FILE is verified by one process")
     with Progress(face.console, "verified", "records") as progress:
         if file is not None:
             from mer.audit.log import verify_export
@@ -112,7 +124,9 @@ async def verify(face: Face, file: Path | None, since: str | None) -> None:
             log = (await face.mer()).log
             if progress.shown:
                 progress.total = (await log.checkpoint()).seq
-            found = await log.verify(since=checkpoint, progress=progress)
+            if jobs > 1 and not log.divisible:
+                face.console.note("this database is open for one process alone: that one verifies it all")
+            found = await log.verify(since=checkpoint, progress=progress, jobs=jobs)
     face.show(_verification(found), lambda: _verification_text(face, found))
     if not found.sound:
         raise LogNotVerified(
