@@ -2,7 +2,8 @@
 
     python benchmarks/verify.py [--records 1000000] [--rounds 3] [--quick]
 
-Both in one process each, in turn, and ours by two (`--jobs 2`); medians of the rounds, and the most memory that a verification of its own had resident.
+Both in one process each, in turn, and ours by two (`--jobs 2`);
+medians of the rounds, and the most memory that a verification of its own had resident.
 """
 
 from __future__ import annotations
