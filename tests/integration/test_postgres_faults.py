@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from mer.audit.writer import GroupWriter
+from mer.core.chain import Head
 from mer.core.errors import (
     AuthenticationFailed,
     ConcurrentChange,
     ConfigurationError,
     DatabaseUnreachable,
+    MerError,
     NotMigrated,
     UsageError,
 )
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId
-from mer.dal.postgres.connection_settings import MOST_POOLED, ConnectionSettings
+from mer.dal.postgres.connection_settings import MOST_POOLED, RECONNECT_SECONDS, ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer.dal.postgres.errors import ConnectionLost, translate
 from mer.dal.postgres.store import PostgresStore
 from tests.support import records
 from tests.support.postgres import PostgresServer, state_folder
@@ -48,9 +54,9 @@ def cut(database: EmbeddedPostgres) -> None:
         connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'mer_driver'")
 
 
-async def until_it_waits(database: EmbeddedPostgres) -> None:
-    """Wait until a statement of the driver's waits for a lock."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mer_driver' AND wait_event_type = 'Lock'"
+async def until_it_waits(database: EmbeddedPostgres, event: str = "wait_event_type = 'Lock'") -> None:
+    """Wait until a statement of the driver's waits: for a lock, where nothing else is said."""
+    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE usename = 'mer_driver' AND {event}"
     with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
         async with asyncio.timeout(10):
             while connection.execute(waiting).fetchone() != (1,):  # noqa: ASYNC110 - it happens in another process
@@ -300,6 +306,74 @@ async def test_a_nul_in_a_text_is_refused_as_such(database: EmbeddedPostgres) ->
     await store.open()
     with pytest.raises(UsageError):
         await store.models.add(records.model("digits", description="a\0b"))
+    await store.close()
+
+
+async def test_a_text_that_no_index_holds_is_refused_at_once_and_takes_no_other_record_with_it(
+    database: EmbeddedPostgres,
+) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    chain, long = await store.access_log.chain(), secrets.token_hex(10_000)
+    wrong = records.started(chain, records.invocation(), lease=LeaseId(uuid7()), model=long)
+    right = records.started(chain, records.invocation(), lease=LeaseId(uuid7()))
+    async with asyncio.timeout(RECONNECT_SECONDS / 2), GroupWriter(store.access_log) as writer:
+        refused, taken = await asyncio.gather(writer.append(wrong), writer.append(right), return_exceptions=True)
+    assert isinstance(refused, MerError)
+    assert not refused.retryable
+    assert isinstance(taken, Head)
+    with pytest.raises(UsageError, match="cannot hold that"):
+        await store.servers.add(records.server(long))
+    await store.close()
+
+
+@pytest.mark.parametrize("state", ["25P04", "57P01", "08006"])
+def test_a_server_that_ends_a_connection_has_lost_it(state: str) -> None:
+    assert isinstance(translate(psycopg.errors.lookup(state)("gone"), "it", {}), ConnectionLost)
+
+
+@pytest.mark.parametrize("state", ["53400", "55006", "57014", "58030"])
+def test_a_server_that_answers_has_not_lost_the_connection(state: str) -> None:
+    found = translate(psycopg.errors.lookup(state)("no"), "it", {})
+    assert type(found) is DatabaseUnreachable
+
+
+async def test_a_transaction_of_which_a_statement_was_given_up_is_never_called_committed(
+    database: EmbeddedPostgres,
+) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model("digits"))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await inside.models._session.ask("SELECT pg_sleep(60)")
+
+    with pytest.raises(DatabaseUnreachable, match="given up"):
+        await block()
+    assert (await store.models.page()).items == ()
+    await store.close()
+
+
+async def test_who_asks_a_store_that_was_closed_leaves_no_connection_behind(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    asking = asyncio.create_task(store._connections.ask("SELECT pg_sleep(60)", repeatable=True))
+    await until_it_waits(database, "wait_event = 'PgSleep'")
+    await store.close()
+    for late in (asking, store.models.page()):
+        with pytest.raises(DatabaseUnreachable):
+            await late
+    with pytest.raises(DatabaseUnreachable, match="were closed"):
+        async with store.transaction():
+            pass
+    with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'mer_driver' AND query !~ 'pg_sleep'"
+        assert connection.execute(sleeping).fetchone() == (0,)
+    await store.open()
+    assert await store.models.page() is not None
     await store.close()
 
 

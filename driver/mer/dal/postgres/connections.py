@@ -32,6 +32,7 @@ class Connections:
         self._turn = asyncio.Lock()
         self._pool: Pool | None = None
         self._was_there = False
+        self._closed = False
 
     @property
     def in_transaction(self) -> bool:
@@ -83,7 +84,7 @@ class Connections:
         """Give a connection beside the first, for a transaction or a scan."""
         if self._pool is None:
             self._pool = Pool(
-                lambda: self._connector.connect(patient=self._was_there),
+                self._connect,
                 most=self.settings.most_pooled,
                 wait_seconds=self.settings.statement_seconds,
                 shown=self.settings.shown,
@@ -97,11 +98,13 @@ class Connections:
 
     async def open(self) -> None:
         """Connect. Raises: DatabaseUnreachable, AuthenticationFailed, ConfigurationError, Busy."""
+        self._closed = False
         async with self._turn:
             await self._connected()
 
     async def close(self) -> None:
-        """Close every connection; closing twice is no fault."""
+        """Close every connection; closing twice is no fault. What is asked after that, or is under way, is refused."""
+        self._closed = True
         pool, self._pool = self._pool, None
         first, self._first = self._first, None
         if pool:
@@ -168,9 +171,18 @@ class Connections:
                 return self._first
             broken, self._first = self._first, None
             await broken.close()
-        self._first = await self._connector.connect(patient=self._was_there)
+        self._first = await self._connect()
         self._was_there = True
         return self._first
+
+    async def _connect(self) -> Connection:
+        if not self._closed:
+            connection = await self._connector.connect(patient=self._was_there)
+            if not self._closed:
+                return connection
+            await connection.close()
+        # a connection made now would be one that nobody closes, to a server that may stop for want of users
+        raise DatabaseUnreachable(f"the connections to {self.settings.shown} were closed")
 
     async def _broke(self) -> None:
         """Have the connections replaced that nobody uses: what broke one may have broken them without a word."""

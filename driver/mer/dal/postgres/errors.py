@@ -25,6 +25,11 @@ from mer.core.errors import (
 
 UPGRADE = "Run: mer-migrate upgrade"
 
+ENDED = frozenset({"25P03", "25P04", "40003", "57P01", "57P02", "57P04", "57P05"})
+"""States with which a server ends a connection, beside those that begin with 08: it stops, or an idle or a whole
+transaction took too long (a machine that slept in one meets that). Any other state is an answer, and asking again for it
+would only be told the same."""
+
 Meanings = Mapping[str, MerError]
 """What a violated constraint means to a caller, by the constraint's name."""
 
@@ -77,16 +82,21 @@ def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
             return DatabaseUnreachable(f"the disk of {shown} is full: {told}", hint="It goes on once there is space.")
         case errors.TooManyConnections():
             return Busy(f"{shown} takes no more connections: {told}")
-        case errors.QueryCanceled() | errors.OutOfMemory():
-            return DatabaseUnreachable(f"{shown} could not do that: {told}")
         case errors.UndefinedObject() | errors.InvalidCatalogName():
             return ConfigurationError(f"{shown} is not there: {told}")
         case psycopg.DataError():
             return UsageError(f"{shown} cannot hold that: {told}")
+        case psycopg.OperationalError() if (error.sqlstate or "").startswith("54"):  # a text too long for an index
+            return UsageError(f"{shown} cannot hold that: {told}")
         case psycopg.IntegrityError():
             return UsageError(f"{shown} does not take that: {told}")
-        case (
-            psycopg.OperationalError() | psycopg.InterfaceError() | errors.IdleInTransactionSessionTimeout()
-        ):  # the last one ends the connection: a machine that slept in a transaction meets it
+        case psycopg.OperationalError() | psycopg.InterfaceError() | psycopg.InternalError() if _lost(error):
             return ConnectionLost(f"{shown} cannot be reached: {told}")
+        case psycopg.OperationalError():
+            return DatabaseUnreachable(f"{shown} could not do that: {told}")
     return MerError(f"{shown}: {told}")
+
+
+def _lost(error: psycopg.Error) -> bool:
+    """Tell whether the connection is gone; where libpq itself says so, there is no state."""
+    return error.sqlstate is None or error.sqlstate.startswith("08") or error.sqlstate in ENDED

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from mer.core.errors import MerError
+from mer.core.errors import DatabaseUnreachable, MerError
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.copying import copied
 from mer.dal.postgres.errors import Meanings
@@ -76,7 +76,8 @@ class TransactionSession:
         """Commit it.
 
         Raises:
-            What a statement of it was refused with, though its caller passed over that. DatabaseUnreachable.
+            What a statement of it was refused with, though its caller passed over that. DatabaseUnreachable; also
+                where a caller gave a statement up and went on.
         """
         self._still_accepted()
         await self.ask("COMMIT")
@@ -99,5 +100,7 @@ class TransactionSession:
 
     def _still_accepted(self) -> None:
         # PostgreSQL answers a COMMIT of such a transaction with a rollback, and calls it no error
-        if self._refused and self._connection.info.transaction_status is TransactionStatus.INERROR:
-            raise self._refused
+        if self._connection.info.transaction_status is TransactionStatus.INERROR:
+            raise self._refused or DatabaseUnreachable(
+                f"{self._settings.shown}: a statement of this transaction was given up, so that nothing of it can happen"
+            )
