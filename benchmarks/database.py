@@ -1,4 +1,4 @@
-"""An embedded Postgres in a folder of its own, migrated, for as long as a benchmark lasts."""
+"""Migrated databases for as long as a benchmark lasts, and what fills their logs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import asyncio
 import datetime as dt
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from mer.audit.bodies import Bodies, Subject, TensorDigest, Timings
 from mer.core.actor import Actor, Via
 from mer.core.identifiers import uuid7
 from mer.core.records import Digest, InvocationId, LeaseId, Outcome
+from mer.dal.base import Store
+from mer.dal.open import open_store
 from mer.dal.postgres.cluster import DRIVER
 from mer.dal.postgres.embedded import EmbeddedPostgres
-from mer.dal.postgres.store import PostgresStore
+from mer.dal.surreal.migrations import open_migrations
+from mer.settings import Settings, load
 from mer_migrations.postgres.roles import Role, Roles
 from mer_migrations.postgres.runner import Migrations
 
@@ -34,18 +37,58 @@ IMAGE = TensorDigest(name="image", dtype="float32", shape=(8, 8), bytes=256, sha
 DIGIT = TensorDigest(name="digit", dtype="int64", shape=(), bytes=8, sha256=Digest("01" * 32))
 
 
+SURREALKV = "surrealkv"
+"""The `--database` that is a SurrealDB in a folder of its own."""
+
+
 @contextmanager
-def embedded() -> Iterator[EmbeddedPostgres]:
-    """Give a running, migrated server; stop it and remove it at the end."""
+def state_folder() -> Iterator[Path]:
+    """Give a short folder, whose server's socket fits and whose server's user can pass; remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="mer-bench-") as folder:
         Path(folder).chmod(0o711 if os.geteuid() == 0 else 0o700)
-        server = EmbeddedPostgres(Path(folder))
-        server.ensure_running()
-        try:
-            Migrations(server.owner(), Roles(driver=Role(name=DRIVER))).upgrade()
-            yield server
-        finally:
-            server.stop()
+        yield Path(folder)
+
+
+@contextmanager
+def embedded(folder: Path) -> Iterator[EmbeddedPostgres]:
+    """Give the running, migrated server of that state folder; stop it at the end."""
+    server = EmbeddedPostgres(folder)
+    server.ensure_running()
+    try:
+        Migrations(server.owner(), Roles(driver=Role(name=DRIVER))).upgrade()
+        yield server
+    finally:
+        server.stop()
+
+
+def chosen(database: str, folder: Path) -> Settings:
+    """Return the settings of a `--database`: the embedded Postgres of that folder, a new SURREALKV in it, or a URL's.
+
+    A URL's login comes from the environment (DRIVER_DB_USERNAME and so on); it is migrated already, and keeps what is
+    appended to it.
+    """
+    if not database:
+        return Settings(state_folder=folder)
+    if database == SURREALKV:
+        url = f"surrealkv://{folder}/registry"
+        asyncio.run(_migrate(url))
+        return Settings(state_folder=folder, database_url=url)
+    return load(environ=os.environ, flags={"database_url": database, "state_folder": folder})
+
+
+def shared(settings: Settings) -> bool:
+    """Tell whether several processes may have the database open."""
+    return not settings.database_url.startswith(("surrealkv:", "mem:"))
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Store]:
+    """Give the store, as any program opens it."""
+    store = await open_store(settings)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def run(bodies: Bodies) -> tuple[str, str]:
@@ -67,7 +110,7 @@ def run(bodies: Bodies) -> tuple[str, str]:
     )
 
 
-async def fill(store: PostgresStore, records: int) -> None:
+async def fill(store: Store, records: int) -> None:
     """Append that many records (rounded up to whole runs), two a run."""
     bodies = Bodies(chain=await store.access_log.chain())
     left = records
@@ -75,4 +118,8 @@ async def fill(store: PostgresStore, records: int) -> None:
         group = [record for _ in range(min(500, (left + 1) // 2)) for record in run(bodies)]
         await store.access_log.append(group)
         left -= len(group)
-        await asyncio.sleep(0)
+
+
+async def _migrate(url: str) -> None:
+    async with open_migrations(url, lock_seconds=10) as migrations:
+        await migrations.upgrade()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import psycopg
-from database import embedded, fill
+from database import embedded, fill, state_folder
 
 from mer.audit.log import AuditLog
 from mer.dal.postgres.conninfo import conninfo
@@ -32,7 +32,7 @@ BARE = (
 
 
 async def compare(records: int, rounds: int) -> dict[str, float]:
-    with embedded() as server:
+    with state_folder() as folder, embedded(folder) as server:
         login = server.driver()
         store = PostgresStore(login)
         await store.open()
