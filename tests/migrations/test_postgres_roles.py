@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer_migrations.postgres.connect import connected
+from mer_migrations.postgres.roles import Role, Roles, ensure
 from tests.support.databases import empty_database, held, superuser, variables_of
 from tests.support.postgres import PostgresServer
 from tests.support.versions import migrate_own
@@ -182,6 +187,8 @@ TOO_STRONG = {
     "who may make roles": ("ALTER ROLE {0} CREATEROLE", "may make roles"),
     "a member of the owner": ("GRANT mer_owner TO {0}", "is a member of mer_owner"),
     "a member of the owner by another": ("CREATE ROLE {0}_group ROLE {0}; GRANT mer_owner TO {0}_group", "mer_owner"),
+    "a member of a superuser": ("GRANT mer_superuser TO {0}", "is a member of mer_superuser"),
+    "a member of one who makes roles": ("CREATE ROLE {0}_group CREATEROLE ROLE {0}", "is a member of test_"),
     "who may write everything": ("GRANT pg_write_all_data TO {0}", "is a member of pg_write_all_data"),
     "who runs programs": ("GRANT pg_execute_server_program TO {0}", "is a member of pg_execute_server_program"),
 }
@@ -231,3 +238,59 @@ def test_a_right_that_comes_by_another_role_is_told(empty: EmbeddedPostgres, nam
         connection.execute(f"GRANT DELETE ON mer.access TO {named}")
     told = upgrade(variables_of(empty), "check")
     assert (told.returncode, "mer_driver may change mer.access" in told.stderr) == (0, True)
+
+
+def test_two_databases_of_one_server_may_make_the_same_roles_at_once(
+    postgres_server: PostgresServer, empty: EmbeddedPostgres
+) -> None:
+    def make(database: EmbeddedPostgres, together: threading.Barrier, roles: Roles) -> None:
+        with connected(database.superuser()) as connection:
+            together.wait(timeout=60)
+            ensure(connection, roles)
+
+    with empty_database(postgres_server) as other, ThreadPoolExecutor() as threads:
+        for _ in range(5):
+            name, together = f"test_{os.urandom(6).hex()}", threading.Barrier(2)
+            roles = Roles(driver=Role(name=name, password="x"), auditor=Role(name=f"{name}_auditor", password="x"))
+            try:
+                done = [threads.submit(make, database, together, roles) for database in (empty, other)]
+                for each in done:
+                    each.result(timeout=60)
+            finally:
+                for database in (empty, other):
+                    with superuser(database) as connection:
+                        connection.execute(f"DROP OWNED BY {name}, {name}_auditor")
+                with superuser(empty) as connection:
+                    connection.execute(f"DROP ROLE {name}, {name}_auditor")
+
+
+def test_a_name_that_postgresql_keeps_for_itself_is_refused(empty: EmbeddedPostgres) -> None:
+    owner = {
+        "MIGRATIONS_DB_USERNAME": "mer_superuser",
+        "MIGRATIONS_DB_PASSWORD": empty.superuser().parameters["password"],
+    }
+    told = upgrade(variables_of(empty) | owner | {"DRIVER_DB_USERNAME": "public", "DRIVER_DB_PASSWORD": "x"})
+    assert (told.returncode, "DRIVER_DB_USERNAME" in told.stderr) == (78, True)
+
+
+def test_a_role_may_be_called_as_the_files_of_rights_call_another(
+    empty: EmbeddedPostgres, maker: dict[str, str]
+) -> None:
+    names = {"DRIVER": "{auditor}", "AUDITOR": 'the "auditor"'}
+    try:
+        told = upgrade(
+            maker
+            | {f"{each}_DB_USERNAME": name for each, name in names.items()}
+            | {f"{each}_DB_PASSWORD": "x" for each in names}
+        )
+        assert (told.returncode, told.stderr) == (0, "")
+        with as_(empty, names["DRIVER"], "x") as driver:
+            driver.execute("SELECT mer.append('{}')")
+        with as_(empty, names["AUDITOR"], "x") as auditor, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            auditor.execute("SELECT mer.append('{}')")
+    finally:
+        with superuser(empty) as connection:
+            for name in names.values():
+                if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
+                    connection.execute(sql.SQL("DROP OWNED BY {0}").format(sql.Identifier(name)))
+                    connection.execute(sql.SQL("DROP ROLE {0}").format(sql.Identifier(name)))

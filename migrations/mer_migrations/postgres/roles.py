@@ -7,10 +7,11 @@ role that could undo what protects the log is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import DuplicateObject, InsufficientPrivilege, InternalError_, ReservedName, UniqueViolation
 from psycopg.rows import class_row
 
 from mer.core.errors import ConfigurationError
@@ -23,7 +24,12 @@ STRONGER = (
     "pg_execute_server_program",
     "pg_maintain",  # who may lock the log's table can hold it up
 )
-"""Roles that every server has, with which nothing here would hold."""
+"""Roles that every server has, with which nothing here would hold; nor would it with a superuser's, or one that makes roles."""
+
+
+TRIES = 10
+"""To say something of a role while the migrations of other databases of that server say the same: one of them comes through
+each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class _Found:
     is_login: bool
     is_owner: bool
     stronger: list[str]
+    """Others whose member it is: it inherits nothing of a superuser, but may become it by SET ROLE."""
     above: list[str]
     """Owners whose member it is: of the schema, the tables, the database, or this login."""
     settings: list[str]
@@ -71,7 +78,8 @@ WITH owners AS (
 SELECT r.rolsuper AS is_superuser, r.rolcreaterole AS makes_roles, r.rolcanlogin AS is_login,
     r.oid IN (SELECT oid FROM owners) AS is_owner,
     ARRAY(SELECT p.rolname::text FROM pg_roles p
-        WHERE p.rolname = ANY (%(stronger)s) AND pg_has_role(r.oid, p.oid, 'MEMBER')) AS stronger,
+        WHERE (p.rolname = ANY (%(stronger)s) OR p.rolsuper OR p.rolcreaterole)
+            AND p.oid <> r.oid AND pg_has_role(r.oid, p.oid, 'MEMBER')) AS stronger,
     ARRAY(SELECT pg_get_userbyid(o.oid)::text FROM owners o WHERE pg_has_role(r.oid, o.oid, 'MEMBER')) AS above,
     ARRAY(SELECT split_part(unnest(s.setconfig), '=', 1) FROM pg_db_role_setting s WHERE s.setrole = r.oid
         AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))) AS settings
@@ -131,10 +139,8 @@ def ensure(connection: Connection, roles: Roles) -> None:
         if _find(connection, role) is None:
             _make(connection, purpose, role)
     for statement in _wanted(connection, roles):
-        try:
-            connection.execute(statement)
-        except InsufficientPrivilege:
-            continue  # advice() has it
+        with suppress(InsufficientPrivilege):  # advice() has it
+            _say(connection, statement)
 
 
 def advice(connection: Connection, roles: Roles) -> list[str]:
@@ -166,6 +172,19 @@ def advice(connection: Connection, roles: Roles) -> list[str]:
     return told
 
 
+def _say(connection: Connection, statement: sql.Composed) -> None:
+    for further in reversed(range(TRIES)):
+        try:
+            connection.execute(statement)
+            return
+        except (
+            InternalError_,
+            UniqueViolation,
+        ):  # "tuple concurrently updated": another database's migration limits the same role
+            if not further:
+                raise
+
+
 def _make(connection: Connection, purpose: str, role: Role) -> None:
     by_hand = [
         sql.SQL("CREATE ROLE {} LOGIN PASSWORD '…'").format(sql.Identifier(role.name)),
@@ -186,9 +205,16 @@ def _make(connection: Connection, purpose: str, role: Role) -> None:
         connection.execute(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role.name), sql.Literal(hashed))
         )
+    except (DuplicateObject, UniqueViolation):
+        return  # the lock on migrating is of one database, and a role is of all: another's migration made it just now
     except InsufficientPrivilege as error:
         raise ConfigurationError(
             f"the {purpose}'s role {role.name} is not there, and {connection.info.user} may not make it", hint=hint
+        ) from error
+    except ReservedName as error:
+        raise ConfigurationError(
+            f"PostgreSQL keeps the name {role.name} for itself",
+            hint=f"Give another one as {purpose.upper()}_DB_USERNAME.",
         ) from error
 
 

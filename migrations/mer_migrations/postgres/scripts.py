@@ -22,6 +22,7 @@ VERSIONS = Path(__file__).parent / "versions"
 RIGHTS = ("driver", "auditor")
 
 _NAME = re.compile(r"(?P<number>[0-9]{2})_(?P<name>[a-z0-9_]+)(?P<python>\.py)?")
+_ROLE = re.compile(r"\{(driver|auditor)\}")
 _PART = re.compile(r"[0-9]+-[a-z0-9-]+\.sql")
 
 # What a transaction is begun or ended with: a migration is one, and what it ended half-way could not be taken back.
@@ -50,9 +51,8 @@ class Statement:
 
     def for_roles(self, names: Mapping[str, str]) -> Statement:
         """Return it with `{driver}` and `{auditor}` replaced by those names, which are quoted already."""
-        text = self.text
-        for role, name in names.items():
-            text = text.replace(f"{{{role}}}", name)
+        # in one pass: a role may be called {auditor}
+        text = _ROLE.sub(lambda found: names.get(found[1], found[0]), self.text)
         return Statement(file=self.file, number=self.number, text=text)
 
 
