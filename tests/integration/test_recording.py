@@ -18,6 +18,7 @@ from mer.core.errors import Busy, DatabaseLocked, DatabaseUnreachable
 from mer.core.identifiers import uuid7
 from mer.core.records import InvocationId, RecordKind
 from mer.dal.memory import MemoryStore
+from mer.execution import finishes
 from mer.execution.leases import DEAD_AFTER_SECONDS, LeaseKeeper
 from mer.execution.process import this_process
 from tests.support.registry import ADA
@@ -332,6 +333,49 @@ async def test_a_driver_takes_up_its_journal_itself_once_the_log_is_back(tmp_pat
         assert (await m.run("model", {})).recorded
         assert sorted(await outcomes(store)) == ["finished succeeded"] * 2 + ["started"] * 2
     assert list((tmp_path / "state/journal").glob("*/*")) == []
+
+
+async def test_what_a_driver_could_not_take_up_it_takes_up_at_the_next_finish(tmp_path: Path) -> None:
+    store = MemoryStore()
+    answers = iter([False, True, False])  # gone; back for the next run's own finish; gone again for what waits
+
+    async def flaps(append: Append, bodies: Sequence[str]) -> tuple[Head, ...]:
+        if next(answers, True):
+            return await append(bodies)
+        raise DatabaseUnreachable
+
+    async with running(tmp_path, store) as m:
+        await register(m, tmp_path, ANSWERS)
+        intercept(store, RecordKind.FINISHED, flaps)
+        assert [(await m.run("model", {})).recorded for _ in range(3)] == [False, True, True]
+        assert sorted(await outcomes(store)) == ["finished succeeded"] * 3 + ["started"] * 3
+    assert list((tmp_path / "state/journal").glob("*/*")) == []
+
+
+@pytest.mark.parametrize("of", ["its own finish", "one that waited"])
+async def test_a_result_waits_for_no_record_that_the_database_takes_and_never_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    monkeypatch.setattr(finishes, "FINISH_SECONDS", 0.2)
+    store, answered = MemoryStore(), asyncio.Event()
+    answers = iter(["gone", "hangs"] if of == "its own finish" else ["gone", "there", "hangs"])
+
+    async def hangs(append: Append, bodies: Sequence[str]) -> tuple[Head, ...]:
+        match next(answers, "there"):
+            case "there":
+                return await append(bodies)
+            case "gone":
+                raise DatabaseUnreachable
+        await answered.wait()
+        return await append(bodies)
+
+    async with running(tmp_path, store) as m:
+        await register(m, tmp_path, ANSWERS)
+        intercept(store, RecordKind.FINISHED, hangs)
+        await m.run("model", {})
+        async with asyncio.timeout(20):
+            assert (await m.run("model", {})).outputs == {"answer": 42}
+        answered.set()
 
 
 async def test_a_call_that_finds_no_room_is_refused_before_it_starts(

@@ -28,7 +28,7 @@ class Finishes:
         self._recorder = recorder
         self._journal = journal
         self._kept = False
-        """Whether this driver has put something into the journal: then it takes that up itself once the log is back."""
+        """Whether this driver has put or left something in the journal: it takes that up itself once the log is back."""
 
     async def record(self, invocation: InvocationId, body: str) -> bool:
         """Append a finish; return False where it is not in the log: the database is gone, locked or full.
@@ -36,14 +36,7 @@ class Finishes:
         It then waits in the journal. Where even that cannot be written, the invocation stays open and becomes `lost`.
         """
         try:
-            async with asyncio.timeout(
-                FINISH_SECONDS
-            ):  # cut off, it may stand there or not: appending it again is safe
-                await self._append(body)
-        except TimeoutError:
-            late = DatabaseUnreachable(f"the database did not take it within {FINISH_SECONDS:g} s")
-            await self._keep(invocation, body, because=late)
-            return False
+            await self._append(body)
         except MerError as error:
             await self._keep(invocation, body, because=error)
             return False
@@ -53,7 +46,10 @@ class Finishes:
         return True
 
     async def take_up(self) -> None:
-        """Append what waits in the journal for this log. What cannot be appended stays, for the next start."""
+        """Append what waits in the journal for this log. What cannot be appended stays, for the next start.
+
+        Where the database goes away meanwhile, it stays for the next finish that the log takes.
+        """
         if not self._journal.holds_any:
             return
         chain = (await self._recorder.bodies()).chain
@@ -65,15 +61,20 @@ class Finishes:
                 continue  # another start has taken it up
             except Unreachable as error:
                 logger.warning("the journal could not be taken up: %s", error)
+                self._kept = True
                 return  # the rest would wait as long, each
             except (MerError, OSError) as error:
                 logger.warning("%s could not be appended: %s", path, error)
 
     async def _append(self, body: str) -> None:
-        head = await self._recorder.append(body)
-        if (await self._store.access_log.get(head.seq)).body != body:
-            # an invocation finishes once: where another finish stands, it had been given up as lost before this came
-            await self._recorder.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):  # cut off, it may stand there or not: again is safe
+                head = await self._recorder.append(body)
+                if (await self._store.access_log.get(head.seq)).body != body:
+                    # an invocation finishes once: where another finish stands, it was given up as lost before this came
+                    await self._recorder.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
+        except TimeoutError as error:
+            raise DatabaseUnreachable(f"the database did not take it within {FINISH_SECONDS:g} s") from error
 
     async def _keep(self, invocation: InvocationId, body: str, *, because: MerError) -> None:
         try:
