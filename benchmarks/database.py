@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from mer.audit.bodies import Bodies, Subject, TensorDigest, Timings
+import msgspec
+
+from mer.audit.bodies import Bodies, Subject, TensorDigest, Timings, timestamp
 from mer.core.actor import Actor, Via
 from mer.core.identifiers import uuid7
 from mer.core.records import Digest, InvocationId, LeaseId, Outcome
@@ -36,6 +38,12 @@ SUBJECT = Subject(
 IMAGE = TensorDigest(name="image", dtype="float32", shape=(8, 8), bytes=256, sha256=Digest("ef" * 32))
 DIGIT = TensorDigest(name="digit", dtype="int64", shape=(), bytes=8, sha256=Digest("01" * 32))
 
+
+RUNS_AT_ONCE = 500
+"""That `fill` appends at once."""
+
+NO_TIME, NO_RUN = "2000-01-01T00:00:00.000000Z", "00000000-0000-7000-8000-000000000000"
+"""What stands in a form for the time and the invocation."""
 
 SURREALKV = "surrealkv"
 """The `--database` that is a SurrealDB in a folder of its own."""
@@ -91,17 +99,20 @@ async def opened(settings: Settings) -> AsyncIterator[Store]:
         await store.close()
 
 
-def run(bodies: Bodies) -> tuple[str, str]:
+def run(bodies: Bodies, *, subject: Subject = SUBJECT) -> tuple[str, str]:
     """Return the two records of one run, as long as those of a small model are."""
-    of, now = InvocationId(uuid7()), dt.datetime.now(dt.UTC)
+    return _records(bodies, subject, dt.datetime.now(dt.UTC), InvocationId(uuid7()))
+
+
+def _records(bodies: Bodies, subject: Subject, at: dt.datetime, of: InvocationId) -> tuple[str, str]:
     return (
-        bodies.started(at=now, actor=ACTOR, lease=LEASE, invocation=of, subject=SUBJECT),
+        bodies.started(at=at, actor=ACTOR, lease=LEASE, invocation=of, subject=subject),
         bodies.finished(
-            at=now,
+            at=at,
             actor=ACTOR,
             lease=LEASE,
             invocation=of,
-            subject=SUBJECT,
+            subject=subject,
             outcome=Outcome.SUCCEEDED,
             timings=Timings(queue_us=3, run_us=210, transfer_us=140),
             inputs=(IMAGE,),
@@ -110,14 +121,39 @@ def run(bodies: Bodies) -> tuple[str, str]:
     )
 
 
-async def fill(store: Store, records: int) -> None:
-    """Append that many records (rounded up to whole runs), two a run."""
-    bodies = Bodies(chain=await store.access_log.chain())
-    left = records
-    while left > 0:
-        group = [record for _ in range(min(500, (left + 1) // 2)) for record in run(bodies)]
-        await store.access_log.append(group)
-        left -= len(group)
+async def fill(store: Store, records: int, *, models: int = 1, days: int = 0) -> None:
+    """Append that many records (rounded up to whole runs), of so many models in turn, over so many days up to now.
+
+    The models are SUBJECT's and others named after it: digits, digits-1, digits-2 …
+    """
+    runs = (records + 1) // 2
+    begun, apart = dt.datetime.now(dt.UTC) - dt.timedelta(days=days), dt.timedelta(days=days) / runs
+    forms = [_form(await store.access_log.chain(), number) for number in range(models)]
+
+    def made(number: int) -> tuple[str, str]:
+        at, of = timestamp(begun + number * apart), uuid7()
+        started, finished = forms[number % models]
+        return started.replace(NO_TIME, at).replace(NO_RUN, of), finished.replace(NO_TIME, at).replace(NO_RUN, of)
+
+    appending: asyncio.Task[object] | None = None
+    for first in range(0, runs, RUNS_AT_ONCE):
+        group = [record for number in range(first, min(first + RUNS_AT_ONCE, runs)) for record in made(number)]
+        if appending:
+            await appending
+        appending = asyncio.create_task(store.access_log.append(group))
+        await asyncio.sleep(0.001)  # it is sent: the database works on it while the next ones are made
+    if appending:
+        await appending
+
+
+def _form(chain: str, number: int) -> tuple[str, str]:
+    """Return the records of one of several models' runs, in which NO_TIME and NO_RUN are to be replaced.
+
+    To make each as a driver does would take longer than to append it.
+    """
+    model = f"{SUBJECT.model}-{number}" if number else SUBJECT.model
+    subject = msgspec.structs.replace(SUBJECT, reference=f"{model}@prod", model=model)
+    return _records(Bodies(chain=chain), subject, dt.datetime.fromisoformat(NO_TIME), InvocationId(NO_RUN))
 
 
 async def _migrate(url: str) -> None:
