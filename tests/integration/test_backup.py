@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,38 @@ async def test_a_backup_is_not_replaced_unless_that_is_said(old: Store, file: Pa
     await append(old, 1)
     heading, _ = await write_backup(StoreSource(old), file, clock=noon, force=True)
     assert heading.head.seq == RECORDS + 1
+
+
+async def test_a_file_that_somebody_made_meanwhile_is_his(old: Store, tmp_path: Path) -> None:
+    path = tmp_path / "backup.gz"
+
+    def made(what: str, done: int, total: int) -> None:
+        path.write_text("his")
+
+    with pytest.raises(AlreadyExists):
+        await write_backup(StoreSource(old), path, clock=noon, progress=made)
+    assert path.read_text() == "his"
+    assert names(tmp_path) == ["backup.gz"]
+
+
+async def test_a_name_may_be_as_long_as_the_system_takes_it(old: Store, tmp_path: Path) -> None:
+    path = tmp_path / ("木" * 85)
+    await write_backup(StoreSource(old), path, clock=noon)
+    assert names(tmp_path) == [path.name]
+    assert path.stat().st_nlink == 1
+
+
+def test_a_first_line_costs_no_memory_whatever_it_would_unpack_to(tmp_path: Path) -> None:
+    path = tmp_path / "backup.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"backup":{"a":[' + b"[]," * 2_000_000 + b"[]]}}\n")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BackupInvalid, match="first line"), opened_backup(path):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_folder_that_is_not_there_is_told(old: Store, tmp_path: Path) -> None:
@@ -285,3 +318,11 @@ async def test_nothing_is_written_before_the_last_line_was_read(file: Path) -> N
     assert (await store.access_log.head()).seq == 0
     with pytest.raises(NotFound):
         await store.models.get("digits")
+
+
+async def test_what_is_no_file_is_left_alone(old: Store, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ContentUnwritable, match="is no file"):
+        await write_backup(StoreSource(old), pipe, clock=noon, force=True)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)

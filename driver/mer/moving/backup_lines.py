@@ -25,6 +25,10 @@ FORMAT = 1
 MAX_LINE = 64 * 2**20
 """Bytes of a line, and so of memory. No thing in a registry comes near it; a line of a file that is no backup may."""
 
+MAX_HEADING = 64 * 2**10
+"""Bytes of the first line, which is read before anything is known of the file: as Python's objects, short brackets of a
+line as long as others may be would take 25 times its length."""
+
 
 class Heading(msgspec.Struct, frozen=True, kw_only=True):
     """The first line: what this is a backup of."""
@@ -71,6 +75,8 @@ def read_heading(line: bytes) -> Heading:
     Raises:
         BackupInvalid: this is no backup, or one of a format that this program does not know.
     """
+    if len(line) > MAX_HEADING:
+        raise BackupInvalid(f"this is no backup: its first line is longer than {MAX_HEADING} bytes")
     try:
         found = _LINE.decode(line)
         told = msgspec.json.decode(found["backup"], type=dict[str, Any])

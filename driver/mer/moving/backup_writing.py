@@ -30,6 +30,9 @@ COMPRESSION = 6
 GZIP = 16
 """Added to the bits of zlib's window it asks for the form of gzip."""
 
+MAX_STEM = 40
+"""Characters of the file's name in its temporary one: four bytes each at most, and 255 are what a name may have."""
+
 WRITTEN_AT_ONCE = 2**20
 """Bytes that are collected before they are compressed in a thread."""
 
@@ -46,7 +49,7 @@ async def write_backup(
 
     Raises:
         AlreadyExists: there is such a file, and `force` was not said.
-        LogNotVerified: the log does not hold. ContentUnwritable: the file cannot be written.
+        LogNotVerified: the log does not hold. ContentUnwritable: the file cannot be written, or is a device or a folder.
         ConcurrentChange: the registry is changed all the time.
     """
     with _new(file, force=force) as raw:
@@ -157,24 +160,42 @@ def _begin_anew(raw: BinaryIO) -> None:
 def _new(file: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Give a file to write to, which takes its name when the block ends well."""
     there = AlreadyExists(f"{file} is there already", hint="--force replaces it")
-    temporary = file.with_name(f".{file.name[:100]}.{secrets.token_hex(4)}.part")
+    temporary = file.with_name(f".{file.name[:MAX_STEM]}.{secrets.token_hex(4)}.part")
     try:
-        if not force and os.path.lexists(file):
-            raise there
+        if os.path.lexists(file):
+            if not force:
+                raise there
+            if not file.is_file():  # a device or a pipe would be gone, and this be a file in its place
+                raise ContentUnwritable(f"{file} is no file, and is left alone")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as raw:
                 yield raw
                 raw.flush()
                 os.fsync(raw.fileno())
-            if not force and os.path.lexists(file):
-                raise there
-            temporary.replace(file)
+            if force:
+                temporary.replace(file)
+            else:
+                _take_name(temporary, file)
+        except FileExistsError as error:
+            raise there from error
         finally:
             temporary.unlink(missing_ok=True)
         _sync(file.parent)
     except OSError as error:
         raise ContentUnwritable(f"{file} cannot be written: {error.strerror or error}") from error
+
+
+def _take_name(temporary: Path, file: Path) -> None:
+    """Give the file its name, which must still be free. Raises: FileExistsError."""
+    try:
+        file.hardlink_to(temporary)  # who made such a file meanwhile keeps it, where rename would replace it
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: between these two calls is all that is left to chance
+        if os.path.lexists(file):
+            raise FileExistsError(file) from None
+        temporary.replace(file)
 
 
 def _sync(folder: Path) -> None:
