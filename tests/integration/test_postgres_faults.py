@@ -377,6 +377,33 @@ async def test_who_asks_a_store_that_was_closed_leaves_no_connection_behind(data
     await store.close()
 
 
+async def test_transactions_that_have_every_connection_may_ask_beside_themselves(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(replace(database.driver(), statement_seconds=5))
+    await store.open()
+    body = records.change(await store.access_log.chain())
+    begun, going = asyncio.Barrier(MOST_POOLED + 1), asyncio.Event()
+
+    async def block() -> None:
+        async with store.transaction() as inside:
+            await inside.models.add(records.model(uuid7()))
+            await begun.wait()
+            await going.wait()
+            await store.servers.page()
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(MOST_POOLED):
+            tasks.create_task(block())
+        await begun.wait()
+        with psycopg.connect(conninfo(database.owner())) as other:
+            other.execute("LOCK TABLE mer.access_lock IN EXCLUSIVE MODE")
+            tasks.create_task(store.access_log.append([body]))
+            await until_it_waits(database)
+            going.set()
+            await asyncio.sleep(0.1)
+    assert len((await store.models.page()).items) == MOST_POOLED
+    await store.close()
+
+
 async def test_one_store_uses_one_connection_while_calls_come_one_by_one(database: EmbeddedPostgres) -> None:
     store = PostgresStore(database.driver())
     await store.open()

@@ -132,7 +132,8 @@ class Connections:
 
     @asynccontextmanager
     async def _any(self) -> AsyncIterator[Connection]:
-        if self._turn.locked():
+        # those who have the pool's last places may be waiting for this very answer, each within a transaction
+        if self._turn.locked() and (self._pool is None or self._pool.has_room):
             async with self.pooled() as connection:
                 yield connection
         else:

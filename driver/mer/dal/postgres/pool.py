@@ -42,6 +42,11 @@ class Pool:
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a borrower would wait for nobody."""
+        return not self._places.locked()
+
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
         """Give a connection for the block. One that comes back broken, or within a transaction, is closed.
