@@ -301,6 +301,37 @@ async def test_who_waits_too_long_for_a_lock_may_try_again(database: EmbeddedPos
     await store.close()
 
 
+async def test_an_append_that_is_given_up_while_it_waits_costs_a_connection_and_nothing_else(
+    database: EmbeddedPostgres,
+) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    chain = await store.access_log.chain()
+    with psycopg.connect(conninfo(database.superuser())) as holder:
+        holder.execute("LOCK TABLE mer.access_lock IN EXCLUSIVE MODE")
+        given_up = asyncio.create_task(store.access_log.append([records.change(chain)]))
+        while holder.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+            await asyncio.sleep(0.01)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+    kept = records.change(chain)
+    (place,) = await store.access_log.append([kept])
+    assert (await store.access_log.get(place.seq)).body == kept
+    await store.close()
+
+
+async def test_a_nul_in_a_body_that_comes_alone_is_refused_and_not_cut_there(database: EmbeddedPostgres) -> None:
+    store = PostgresStore(database.driver())
+    await store.open()
+    body = records.change(await store.access_log.chain())
+    with pytest.raises(UsageError):
+        await store.access_log.append([body + "\0and more"])
+    assert (await store.access_log.head()).seq == 0
+    await store.access_log.append([body])
+    await store.close()
+
+
 async def test_a_nul_in_a_text_is_refused_as_such(database: EmbeddedPostgres) -> None:
     store = PostgresStore(database.driver())
     await store.open()

@@ -49,6 +49,8 @@ NOBODYS = (
     "TRUNCATE mer.server CASCADE",
     "SELECT mer.insert_records(ARRAY['{}'], ARRAY['', ''], 7)",
     "SELECT mer.digest('', '{}', 1)",
+    "SELECT mer.last_place()",
+    "SELECT mer.derived('{}')",
     "SELECT mer.refuse()",
     "LOCK TABLE mer.access_lock IN EXCLUSIVE MODE",
     "LOCK TABLE mer.access_lock IN ROW EXCLUSIVE MODE",
@@ -60,6 +62,7 @@ NOBODYS = (
     "ALTER TABLE mer.access ADD COLUMN mine text",
     "ALTER TABLE mer.access OWNER TO CURRENT_USER",
     "ALTER FUNCTION mer.append(text[]) SECURITY INVOKER",
+    "ALTER FUNCTION mer.append_one(text) SECURITY INVOKER",
     "CREATE OR REPLACE FUNCTION mer.digest(previous text, body text, seq bigint) RETURNS text LANGUAGE sql AS 'SELECT 1'",
     "CREATE TRIGGER mine BEFORE INSERT ON mer.access FOR EACH ROW EXECUTE FUNCTION mer.refuse()",
     "CREATE RULE mine AS ON INSERT TO mer.access DO INSTEAD NOTHING",
@@ -90,6 +93,7 @@ WRITES = (
     "SELECT FROM mer.server FOR SHARE",
     "SELECT mer.adopt_chain(gen_random_uuid())",
     "SELECT * FROM mer.append(ARRAY['{}'])",
+    "SELECT * FROM mer.append_one('{}')",
 )
 """What the driver may do and the auditor may not."""
 
@@ -207,7 +211,8 @@ def test_the_driver_cannot_end_the_owners_session(driver: psycopg.Connection, ow
 
 def test_the_driver_may_do_what_it_is_there_for(driver: psycopg.Connection) -> None:
     appended = f"SELECT * FROM mer.append(ARRAY['{records.change(uuid7())}'])"
-    may = [*WRITES[:-1], appended]
+    one = f"SELECT * FROM mer.append_one('{records.change(uuid7())}')"
+    may = [*WRITES[:-2], appended, one]
     assert allowed(driver, may) == may
 
 

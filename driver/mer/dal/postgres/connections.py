@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg.rows import dict_row
 
@@ -20,6 +20,8 @@ from mer.dal.postgres.copying import copied
 from mer.dal.postgres.errors import ConnectionLost, Meanings
 from mer.dal.postgres.pool import Pool
 from mer.dal.postgres.session import Connection, RowFactory, hung_up, run
+
+T = TypeVar("T")
 
 
 class Connections:
@@ -56,17 +58,20 @@ class Connections:
 
         return await self._again(once, repeatable=lambda: repeatable)
 
-    async def ask_in_turn(
-        self, query: str, parameters: Mapping[str, object], *, repeatable: Callable[[], bool]
-    ) -> list[Any]:
-        """Run a statement on the first connection, after those that wait for it: appends keep their order.
+    async def in_turn(self, work: Callable[[Connection], Awaitable[T]], *, repeatable: Callable[[], bool]) -> T:
+        """Do some work on the first connection, after those that wait for it: appends keep their order.
 
         Whether it is `repeatable` is asked only where an answer was lost: to know it takes a look into every body.
         """
 
-        async def once() -> list[Any]:
+        async def once() -> T:
             async with self._turn:
-                return await self._run(await self._connected(), query, parameters)
+                connection = await self._connected()
+                try:
+                    return await work(connection)
+                except DatabaseUnreachable:
+                    await self._broke()
+                    raise
 
         return await self._again(once, repeatable=repeatable)
 
@@ -112,7 +117,7 @@ class Connections:
         if first:
             await first.close()
 
-    async def _again(self, once: Callable[[], Awaitable[list[Any]]], *, repeatable: Callable[[], bool]) -> list[Any]:
+    async def _again(self, once: Callable[[], Awaitable[T]], *, repeatable: Callable[[], bool]) -> T:
         """Ask once; where the answer is lost and that does no harm, again for as long as a server may be away."""
         try:
             return await once()

@@ -10,6 +10,7 @@ from mer.core.errors import NotMigrated
 from mer.dal.description import Description
 from mer.dal.elsewhere import told
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
+from mer.dal.postgres.appending import Appender
 from mer.dal.postgres.connecting import Start
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections
@@ -20,7 +21,7 @@ from mer.dal.postgres.placements import PostgresPlacements
 from mer.dal.postgres.queries import queries
 from mer.dal.postgres.schema import CURRENT, check_schema
 from mer.dal.postgres.servers import PostgresServers
-from mer.dal.postgres.session import Session
+from mer.dal.postgres.session import Connection, Session, run
 from mer.dal.postgres.transaction_session import TransactionSession
 from mer.dal.postgres.weights import PostgresWeights
 
@@ -54,6 +55,7 @@ class PostgresStore(PostgresRepositories):
         self._closed = closed
         self._connections = Connections(settings, start=start)
         self._queries = queries("access_log")
+        self._appender = Appender(self._queries["append_one"], seconds=settings.statement_seconds, shown=settings.shown)
         super().__init__(self._connections, append=self._append, alone=True)
 
     @property
@@ -105,7 +107,20 @@ class PostgresStore(PostgresRepositories):
                 await session.end()
 
     async def _append(self, bodies: Sequence[str]) -> tuple[Head, ...]:
-        rows = await self._connections.ask_in_turn(
-            self._queries["append"], {"bodies": list(bodies)}, repeatable=lambda: repeatable(bodies)
+        async def one(connection: Connection) -> tuple[Head, ...]:
+            return (await self._appender.append(connection, bodies[0]),)
+
+        async def group(connection: Connection) -> tuple[Head, ...]:
+            settings = self._connections.settings
+            rows = await run(
+                connection,
+                self._queries["append"],
+                {"bodies": list(bodies)},
+                seconds=settings.statement_seconds,
+                shown=settings.shown,
+            )
+            return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
+
+        return await self._connections.in_turn(
+            one if len(bodies) == 1 else group, repeatable=lambda: repeatable(bodies)
         )
-        return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)

@@ -11,6 +11,10 @@ SELECT mer.adopt_chain(%(chain)s);
 -- text every quote of theirs is escaped, which took longer than all the rest of the client's work.
 SELECT seq, digest FROM mer.append(%(bodies)b);
 
+-- name: append_one
+-- The same for a single body, which is libpq's own parameter: appending.py.
+SELECT seq, digest FROM mer.append_one($1);
+
 -- name: head
 -- The last record's place.
 SELECT seq, digest FROM mer.access ORDER BY seq DESC LIMIT 1;

@@ -52,18 +52,67 @@ CREATE TABLE mer.open_invocation (
 
 CREATE TABLE mer.access_lock ();
 
--- The only way into the log. docs/decisions/02-append-function.md has the reasons.
+-- The only ways into the log: many bodies, or one. docs/decisions/02-append-function.md has the reasons.
 
 CREATE FUNCTION mer.append(bodies text[]) RETURNS TABLE (seq bigint, digest text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $append$
 #variable_conflict use_column
 DECLARE
-    last_seq bigint;
-    last_digest text;
-    next_digest text;
+    last record := mer.last_place();
+    next_digest text := last.digest;
     body text;
-    place bigint;
+    place bigint := last.seq;
     digests text[];
+BEGIN
+    FOREACH body IN ARRAY bodies LOOP
+        place := place + 1;
+        next_digest := mer.digest(next_digest, body, place);
+        digests := digests || next_digest;
+    END LOOP;
+    BEGIN
+        PERFORM mer.insert_records(bodies, last.digest || digests, last.seq);
+        RETURN QUERY SELECT last.seq + n, d FROM unnest(digests) WITH ORDINALITY AS u(d, n);
+        RETURN;
+    EXCEPTION WHEN unique_violation THEN
+        -- some of them are there already: their writer was not told, and appends them again
+    END;
+    FOREACH body IN ARRAY bodies LOOP
+        RETURN QUERY SELECT one.seq, one.digest FROM mer.append_one(body) AS one;
+    END LOOP;
+END
+$append$;
+
+-- What a lone caller waits for, twice a run: half of what a group of one takes. It relies on nothing but the lock, too.
+
+CREATE FUNCTION mer.append_one(body text, OUT seq bigint, OUT digest text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $append_one$
+DECLARE
+    last record := mer.last_place();
+    added mer.access;
+BEGIN
+    seq := last.seq + 1;
+    digest := mer.digest(last.digest, body, seq);
+    INSERT INTO mer.access
+        (seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action)
+    SELECT append_one.seq, last.digest, append_one.digest, append_one.body, d.* FROM mer.derived(append_one.body) AS d
+    ON CONFLICT ON CONSTRAINT access_once DO NOTHING
+    RETURNING * INTO added;
+    IF added.seq IS NULL THEN
+        -- it is there already: its writer was not told, and appends it again
+        SELECT a.seq, a.digest INTO seq, digest FROM mer.derived(body) AS d JOIN mer.access a USING (invocation, kind);
+    ELSIF added.kind = 'started' THEN
+        INSERT INTO mer.open_invocation (invocation, lease, started_seq, model, server)
+        VALUES (added.invocation, added.lease, added.seq, added.model, added.server);
+    ELSIF added.kind = 'finished' THEN
+        DELETE FROM mer.open_invocation AS o WHERE o.invocation = added.invocation;
+    END IF;
+END
+$append_one$;
+
+-- The place of the last record, which stays the last one until the transaction ends.
+
+CREATE FUNCTION mer.last_place(OUT seq bigint, OUT digest text)
+LANGUAGE plpgsql AS $last$
 BEGIN
     -- with an older snapshot the last row would be one that others have followed already
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -74,38 +123,13 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     LOCK TABLE mer.access_lock IN EXCLUSIVE MODE;
     -- a statement of its own: together with the lock it would read as of before the wait
-    SELECT a.seq, a.digest INTO last_seq, last_digest FROM mer.access a ORDER BY a.seq DESC LIMIT 1;
-    last_seq := coalesce(last_seq, 0);
-    last_digest := coalesce(last_digest, repeat('0', 64));
-    next_digest := last_digest;
-    place := last_seq;
-    FOREACH body IN ARRAY bodies LOOP
-        place := place + 1;
-        next_digest := mer.digest(next_digest, body, place);
-        digests := digests || next_digest;
-    END LOOP;
-    BEGIN
-        PERFORM mer.insert_records(bodies, last_digest || digests, last_seq);
-        RETURN QUERY SELECT last_seq + n, d FROM unnest(digests) WITH ORDINALITY AS u(d, n);
-        RETURN;
-    EXCEPTION WHEN unique_violation THEN
-        -- some of them are there already: their writer was not told, and appends them again
-    END;
-    FOREACH body IN ARRAY bodies LOOP
-        SELECT a.seq, a.digest INTO place, next_digest
-        FROM json_to_record(body::json) AS f(invocation uuid, kind text)
-        JOIN mer.access a ON a.invocation = f.invocation AND a.kind = f.kind;
-        IF NOT FOUND THEN
-            place := last_seq + 1;
-            next_digest := mer.digest(last_digest, body, place);
-            PERFORM mer.insert_records(ARRAY[body], ARRAY[last_digest, next_digest], last_seq);
-            last_seq := place;
-            last_digest := next_digest;
-        END IF;
-        RETURN QUERY SELECT place, next_digest;
-    END LOOP;
+    SELECT a.seq, a.digest INTO seq, digest FROM mer.access a ORDER BY a.seq DESC LIMIT 1;
+    IF NOT FOUND THEN
+        seq := 0;
+        digest := repeat('0', 64);
+    END IF;
 END
-$append$;
+$last$;
 
 -- core.chain.digest, byte for byte.
 
@@ -115,8 +139,24 @@ LANGUAGE sql IMMUTABLE AS $digest$
         '{"previous":"' || previous || '","record":' || body || ',"seq":' || seq || '}', 'UTF8')), 'hex')
 $digest$;
 
--- Columns are derived as core.chain.derived does. `digests` begins with the one before the first. What does not fit its
--- column, a time that is not written as bodies write it among that, is refused.
+-- Columns, derived from a body as core.chain.derived does. What does not fit its column, a time that is not written as
+-- bodies write it among that, is refused.
+
+CREATE FUNCTION mer.derived(body text) RETURNS TABLE (
+    kind text, at timestamptz, invocation uuid, lease uuid, actor text, model text, version integer, server text,
+    outcome text, action text)
+LANGUAGE sql STABLE AS $derived$
+    SELECT f.kind,
+        CASE to_char(f.at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+            WHEN f.at THEN f.at::timestamptz END,
+        f.invocation, f.lease, CASE json_typeof(f.actor) WHEN 'object' THEN f.actor ->> 'user' END,
+        f.model, f.version, f.server, f.outcome, f.action
+    FROM json_to_record(body::json) AS f(
+        kind text, at text, invocation uuid, lease uuid, actor json, model text, version integer, server text,
+        outcome text, action text)
+$derived$;
+
+-- `digests` begins with the one before the first.
 
 CREATE FUNCTION mer.insert_records(bodies text[], digests text[], last_seq bigint) RETURNS void
 LANGUAGE plpgsql AS $insert$
@@ -125,15 +165,9 @@ BEGIN
     WITH added AS (
         INSERT INTO mer.access
             (seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action)
-        SELECT last_seq + given.n, digests[given.n], digests[given.n + 1], given.body, f.kind,
-            CASE to_char(f.at::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                WHEN f.at THEN f.at::timestamptz END,
-            f.invocation, f.lease, CASE json_typeof(f.actor) WHEN 'object' THEN f.actor ->> 'user' END,
-            f.model, f.version, f.server, f.outcome, f.action
+        SELECT last_seq + given.n, digests[given.n], digests[given.n + 1], given.body, d.*
         FROM unnest(bodies) WITH ORDINALITY AS given(body, n)
-        CROSS JOIN LATERAL json_to_record(given.body::json) AS f(
-            kind text, at text, invocation uuid, lease uuid, actor json, model text, version integer, server text,
-            outcome text, action text)
+        CROSS JOIN LATERAL mer.derived(given.body) AS d
         RETURNING seq, kind, invocation, lease, model, server
     ), opened AS (
         INSERT INTO mer.open_invocation (invocation, lease, started_seq, model, server)

@@ -1,6 +1,7 @@
 -- The registry and the access log are gone after this, with what refused to change them.
 
-DROP FUNCTION mer.append(text[]), mer.insert_records(text[], text[], bigint), mer.digest(text, text, bigint);
+DROP FUNCTION mer.append(text[]), mer.append_one(text), mer.insert_records(text[], text[], bigint), mer.last_place(),
+    mer.derived(text), mer.digest(text, text, bigint);
 
 DROP TABLE mer.access_lock, mer.open_invocation, mer.access, mer.chain;
 

@@ -1,8 +1,8 @@
--- It reads everything, writes the registry, and appends to the log by the function alone; into an empty one it may bring another's name.
+-- It reads everything, writes the registry, and appends to the log by functions alone; into an empty one it may bring another's name.
 
 GRANT USAGE ON SCHEMA mer TO {driver};
 
-GRANT EXECUTE ON FUNCTION mer.append(text[]), mer.adopt_chain(uuid) TO {driver};
+GRANT EXECUTE ON FUNCTION mer.append(text[]), mer.append_one(text), mer.adopt_chain(uuid) TO {driver};
 
 GRANT SELECT ON mer.migration, mer.chain, mer.access, mer.open_invocation TO {driver};
 
