@@ -325,7 +325,7 @@ async def test_a_nul_in_a_body_that_comes_alone_is_refused_and_not_cut_there(dat
     store = PostgresStore(database.driver())
     await store.open()
     body = records.change(await store.access_log.chain())
-    with pytest.raises(UsageError):
+    with pytest.raises(MerError, match="a record was refused"):
         await store.access_log.append([body + "\0and more"])
     assert (await store.access_log.head()).seq == 0
     await store.access_log.append([body])
