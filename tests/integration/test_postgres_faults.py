@@ -310,7 +310,7 @@ async def test_an_append_that_is_given_up_while_it_waits_costs_a_connection_and_
     with psycopg.connect(conninfo(database.superuser())) as holder:
         holder.execute("LOCK TABLE mer.access_lock IN EXCLUSIVE MODE")
         given_up = asyncio.create_task(store.access_log.append([records.change(chain)]))
-        while holder.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+        while holder.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):  # noqa: ASYNC110 - the database tells no event
             await asyncio.sleep(0.01)
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
