@@ -18,8 +18,10 @@ from mer.audit.recorder import Recorder
 from mer.core.actor import Actor
 from mer.core.chain import Checkpoint, Head
 from mer.core.errors import Busy, ChangesNotAllowed, LogNotVerified, NotMigrated, UsageError
+from mer.core.records import LeaseId
 from mer.dal.base import Store
 from mer.dal.open import open_store
+from mer.execution.claims import claimed
 from mer.execution.drivers import Driver, Drivers
 from mer.execution.finishes import Finishes
 from mer.execution.journal import Journal
@@ -31,6 +33,7 @@ from mer.moving.log import Progress
 from mer.moving.lost import record_lost
 from mer.moving.source import Source, StoreSource
 from mer.moving.transfer import transfer
+from mer.registry.changes import ALLOW
 from mer.setting_kinds import without_password
 from mer.settings import Settings
 
@@ -72,8 +75,7 @@ async def copy(
     _require_allowed(destination)
     if source.database_url == destination.database_url:
         raise UsageError("both are the same database")
-    async with _opened(source) as old, _opened(destination) as new:
-        await _require_unused(new, "It would go on under the chain that it knows.")
+    async with _opened(source) as old, _destined(destination, actor) as new:
         if not ahead:
             await _require_unused(
                 old, "It would go on writing there. --ahead copies what is there now, the rest later."
@@ -109,8 +111,7 @@ async def restore(
     read = (lambda done, total: progress("checked", done, total)) if progress else None
     async with contextlib.AsyncExitStack() as closing:
         checked = await asyncio.to_thread(closing.enter_context, opened_backup(file, progress=read))
-        store = await closing.enter_async_context(_opened(destination))
-        await _require_unused(store, "It would go on under the chain that it knows.")
+        store = await closing.enter_async_context(_destined(destination, actor))
         return checked.heading, await _bring(checked, store, destination, actor=actor, progress=progress)
 
 
@@ -166,8 +167,20 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
         await store.close()
 
 
-async def _require_unused(store: Store, why: str) -> None:
-    living = [driver for driver in await Drivers(store).living() if _lives(driver)]
+@contextlib.asynccontextmanager
+async def _destined(settings: Settings, actor: Actor) -> AsyncIterator[Store]:
+    """Open a database to bring something to it, and claim it first, so that of two copies at once none begins unseen."""
+    async with _opened(settings) as store, claimed(store, actor=actor, clock=_now) as claim:
+        await _require_unused(
+            store,
+            "It would go on under the chain that it knows, or brings something there itself.",
+            but=claim,
+        )
+        yield store
+
+
+async def _require_unused(store: Store, why: str, *, but: LeaseId | None = None) -> None:
+    living = [driver for driver in await Drivers(store).living() if _lives(driver) and driver.lease.id != but]
     if living:
         who = ", ".join(f"pid {each.lease.pid} of {each.lease.actor} on {each.lease.host}" for each in living[:5])
         raise Busy(
@@ -182,7 +195,7 @@ def _lives(driver: Driver) -> bool:
 
 def _require_allowed(settings: Settings) -> None:
     if not settings.allow_changes:
-        raise ChangesNotAllowed
+        raise ChangesNotAllowed(hint=ALLOW)
 
 
 def _now() -> dt.datetime:

@@ -233,6 +233,7 @@ UNSIGNED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "an unknown format": (with_heading(format=2), "it has the format 2"),
     "a format that is none": (with_heading(format=None), "it has the format None"),
     "a newer schema": (with_heading(schema=7), "of the schema 07"),
+    "a chain that is none": (with_heading(chain="mine"), "cannot be used"),
     "a head that is none": (with_heading(head=3), "cannot be used"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,18 +12,22 @@ from typing import Any
 import pytest
 
 from mer.core.chain import Head
-from mer.core.errors import ConcurrentChange, DatabaseNotEmpty, DatabaseUnreachable, LogNotVerified, NotAllowed
+from mer.core.errors import Busy, ConcurrentChange, DatabaseNotEmpty, DatabaseUnreachable, LogNotVerified, NotAllowed
 from mer.core.records import LeaseId
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
+from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
 from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.connecting import connect_to
 from mer.dal.surreal.login import Login
+from mer.databases import copy
 from mer.moving.lost import record_lost
 from mer.moving.source import StoreSource
 from mer.moving.transfer import TRIES, transfer
+from mer.settings import Settings, load
 from tests.support import records
+from tests.support.databases import variables_of
 from tests.support.houses import append, furnish, sound, whole
 from tests.support.postgres import PostgresServer, tampering
 from tests.support.registry import ADA
@@ -46,6 +51,12 @@ def databases(postgres_server: PostgresServer) -> Iterator[Any]:
     """Three fresh databases of the embedded server."""
     with postgres_server.copy() as one, postgres_server.copy() as two, postgres_server.copy() as three:
         yield one, two, three
+
+
+def settings_of(database: EmbeddedPostgres, state_folder: Path) -> Settings:
+    """Return what leads to a database as if it were a server's."""
+    more = {"ALLOW_MODEL_SERVER_RUNTIME_CHANGES": "true", "MER_STATE_FOLDER": str(state_folder)}
+    return load(environ=variables_of(database) | more)
 
 
 @pytest.mark.slow
@@ -179,7 +190,7 @@ async def test_an_empty_database_can_be_moved() -> None:
     assert (await new.access_log.head()) == Head(seq=0, digest="0" * 64)
 
 
-class Busy(StoreSource):
+class Changing(StoreSource):
     """A database whose registry is changed while it is read, that many times."""
 
     def __init__(self, store: Store, times: int) -> None:
@@ -198,7 +209,7 @@ class Busy(StoreSource):
 
 async def test_a_registry_that_changes_while_it_is_read_is_read_again() -> None:
     old, new = await filled(20), MemoryStore()
-    source = Busy(old, times=3)
+    source = Changing(old, times=3)
     await transfer(source, new)
     assert source.times == 0
     assert await whole(new) == await whole(old)
@@ -206,7 +217,7 @@ async def test_a_registry_that_changes_while_it_is_read_is_read_again() -> None:
 
 async def test_a_registry_that_never_rests_is_given_up() -> None:
     with pytest.raises(ConcurrentChange, match="was changed"):
-        await transfer(Busy(await filled(5), times=10 * TRIES), MemoryStore())
+        await transfer(Changing(await filled(5), times=10 * TRIES), MemoryStore())
 
 
 class Interfered(StoreSource):
@@ -226,6 +237,23 @@ async def test_somebody_else_who_writes_to_the_destination_is_noticed() -> None:
     old, new = await filled(3000), MemoryStore()
     with pytest.raises(DatabaseNotEmpty, match="somebody else writes to it"):
         await transfer(Interfered(old, new), new)
+
+
+async def test_of_two_copies_at_once_none_begins_unseen(databases: Any, tmp_path: Path) -> None:
+    one, new = (settings_of(each, tmp_path) for each in databases[:2])
+    async with opened(PostgresStore(databases[0].driver())) as old:
+        await furnish(old)
+        await append(old, 3000)
+    async with opened(PostgresStore(databases[1].driver())) as there:
+        both = await asyncio.gather(*[copy(one, new, actor=ADA) for _ in range(2)], return_exceptions=True)
+        refused = [each for each in both if isinstance(each, BaseException)]
+        assert refused
+        assert all(isinstance(each, Busy) and "brings something there itself" in str(each) for each in refused)
+        assert not await there.leases.all()
+        moved = await copy(one, new, actor=ADA)
+        assert moved.head.seq > 3000  # what was open is lost
+        assert await sound(there)
+        assert not await there.leases.all()
 
 
 async def test_what_was_open_is_lost_where_nobody_will_finish_it() -> None:

@@ -119,18 +119,8 @@ class LeaseKeeper:
             logger.warning("the lease could not be given back: %s", error or f"no answer within {CLOSE_SECONDS:g} s")
 
     async def _take(self) -> Lease:
-        here, now = self._identity(), self._recorder.now()
-        lease = Lease(
-            id=LeaseId(uuid7()),
-            host=here.host,
-            boot_id=here.boot_id,
-            pid_namespace=here.pid_namespace,
-            pid=here.pid,
-            process_started=here.process_started,
-            actor=self._actor.user,
-            acquired_at=now,
-            last_seen=now,
-        )
+        now = self._recorder.now()
+        lease = new_lease(self._identity(), actor=self._actor, at=now)
         await self._store.leases.acquire(lease)
         self._renewed = now
         return lease
@@ -187,6 +177,21 @@ class LeaseKeeper:
                 error=WorkerLost(why),
             )
         )
+
+
+def new_lease(process: ProcessIdentity, *, actor: Actor, at: dt.datetime) -> Lease:
+    """Return a lease for that process, which nobody holds yet."""
+    return Lease(
+        id=LeaseId(uuid7()),
+        host=process.host,
+        boot_id=process.boot_id,
+        pid_namespace=process.pid_namespace,
+        pid=process.pid,
+        process_started=process.process_started,
+        actor=actor.user,
+        acquired_at=at,
+        last_seen=at,
+    )
 
 
 def _is_dead(lease: Lease, *, here: ProcessIdentity, now: dt.datetime) -> bool:

@@ -18,6 +18,9 @@ T = TypeVar("T")
 ATTEMPTS = 8
 """Of one change, against others' changes to the same thing at the same moment."""
 
+ALLOW = "start with -a (--allow-model-server-runtime-changes) to allow them"
+"""What to do where changes are not allowed."""
+
 FIRST_PAUSE_SECONDS = 0.01
 """Before the second attempt; doubled each time and spread, so that those who met once do not meet again."""
 
@@ -41,7 +44,7 @@ class Changes:
             ChangesNotAllowed: recorded.
         """
         if not self._allowed:
-            error = ChangesNotAllowed(hint="start with -a (--allow-model-server-runtime-changes) to allow them")
+            error = ChangesNotAllowed(hint=ALLOW)
             await self._recorder.append_refused_change(actor=actor, action=action, error=error)
             raise error
 
