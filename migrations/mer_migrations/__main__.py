@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import click
 
+from mer import __version__
 from mer.core.errors import ConfirmationNeeded, Interrupted, MerError, NotMigrated, UsageError
 from mer.faces.render.console import Console, OutputClosed
 from mer.faces.render.table import Column
@@ -37,16 +38,15 @@ def run(arguments: Sequence[str], *, open_target: OpenTarget = target) -> int:
     """Run one command and return its exit code; an error's words go to stderr."""
     console = Console(stdout=sys.stdout, stderr=sys.stderr, environ=os.environ, json="--json" in arguments)
     call = Call(console, open_target)
+    code: int | None = None  # what ended a command early, such as --help
     try:
         try:
-            program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False, obj=call)
+            code = program.main(args=list(arguments), prog_name="mer-migrate", standalone_mode=False, obj=call)
             console.flush()
         except click.ClickException as error:
-            raise UsageError(error.format_message(), hint="mer-migrate --help says what it takes") from error
+            raise UsageError(error.format_message(), hint=f"{_path(error)} --help says what it takes") from error
         except (click.Abort, KeyboardInterrupt) as error:
             raise Interrupted from error
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
     except OutputClosed:
         console.discard()
     except MerError as error:
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str], *, open_target: OpenTarget = target) -> int:
         return MerError.exit_code
     finally:
         console.finish()
-    return 0
+    return code or 0
 
 
 class Call:
@@ -107,14 +107,19 @@ class Call:
             self.console.warn(f"for an administrator: {line}")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.option("--database-url", metavar="URL", help="The database; DB_CONNECTION_URL, or the embedded one, by default.")
 @click.option(
     "--env-file", type=click.Path(path_type=Path), help="Read settings from this file, not from MER_HOME's .env."
 )
+@click.version_option(__version__, message="mer-migrate %(version)s", help="Show which version this is.")
 @click.pass_obj
-def program(call: Call, database_url: str | None, env_file: Path | None) -> None:
+@click.pass_context
+def program(context: click.Context, call: Call, database_url: str | None, env_file: Path | None) -> None:
     """Look after the schema of MER's database."""
+    if context.invoked_subcommand is None:
+        call.console.result(context.get_help())
+        context.exit(UsageError.exit_code)
     call.flags = {"database_url": database_url}
     call.env_file = env_file
 
@@ -155,7 +160,7 @@ def show_current(call: Call) -> None:
 @as_json
 @click.pass_obj
 def history(call: Call) -> None:
-    """Show every migration that was applied: when, how long it took, and the checksum of its scripts."""
+    """Show what was applied, when and how long it took. The checksum is that of a migration's scripts."""
     database = call.target()
     applied = database.applied()
     call.tell(database, [] if applied else ["not migrated"], applied=applied)
@@ -176,7 +181,7 @@ def history(call: Call) -> None:
 @as_json
 @click.pass_obj
 def check(call: Call) -> None:
-    """Exit with 0 where everything is in order, with 78 where not, or where `upgrade` has something to do."""
+    """Tell whether everything is in order. Ends with 0 if so; with 78 if not, or if `upgrade` has something to do."""
     database = call.target()
     pending = missing(database)
     call.tell(database, [] if pending else ["up to date"], pending=pending)
@@ -193,7 +198,7 @@ def check(call: Call) -> None:
 @as_json
 @click.pass_obj
 def plan(call: Call, *, to: int | None) -> None:
-    """Show the statements that would run, in their order, and run none."""
+    """Show the statements that would run, and run none. They stand in their order."""
     database = call.target()
     planned = database.plan(to)
     moves = [
@@ -211,7 +216,7 @@ def plan(call: Call, *, to: int | None) -> None:
 @as_json
 @click.pass_obj
 def upgrade(call: Call, *, to: int | None) -> None:
-    """Apply the migrations that are missing, each whole or not at all, and give the roles their rights."""
+    """Apply the migrations that are missing. Each whole or not at all; the roles get their rights again."""
     database = call.target()
     applied = database.upgrade(to)
     call.tell(database, [f"applied {each}" for each in applied] or ["up to date"], applied=applied)
@@ -242,14 +247,14 @@ def downgrade(call: Call, *, to: int, yes: bool) -> None:
 @as_json
 @click.pass_obj
 def stamp(call: Call, *, number: int, yes: bool) -> None:
-    """Put on record that the migrations up to NN were applied, and no later one; run none.
+    """Put migrations on record as applied, and run none. Those up to NN count as applied, and no later one.
 
     For a schema that was made by other means, and for scripts whose edit was meant.
     """
     database = call.target()
     known = {migration.number: migration for migration in database.known()}
     if number not in known:
-        raise UsageError(f"there is no migration {number:02}", hint=f"The newest is {max(known):02}.")
+        raise UsageError(f"there is no migration {number:02}", hint=f"The newest is {known[max(known)]}.")
     call.console.warn(f"nothing will run: {database.shown} must have the schema of {known[number]} already")
     call.confirm(f"Put {database.shown} on record as {known[number]}?", yes=yes)
     database.stamp(number)
@@ -265,11 +270,17 @@ def stamp(call: Call, *, number: int, yes: bool) -> None:
 @as_json
 @click.pass_obj
 def seed(call: Call, /, file: Path, *, allow_changes: bool | None, **how: bool) -> None:
-    """Make the registry what FILE says, as `mer registry apply` does; a second time changes nothing."""
+    """Make the registry what FILE says. `mer registry apply` does the same; a second time changes nothing."""
     from mer_migrations.seeding import seed as run_seed  # `mer` whole: what moves a schema has no use for it
 
     told = run_seed(call.settings(allow_changes=allow_changes), file, environ=os.environ, **how)
     call.console.result(told.json() if call.console.json else told.text())
+
+
+def _path(error: click.ClickException) -> str:
+    """Return the command whose help says what was wrong."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return context.command_path if context else "mer-migrate"
 
 
 def _row(console: Console, each: Applied) -> list[str]:

@@ -19,6 +19,7 @@ import pexpect
 import psycopg
 import pytest
 
+from mer import __version__
 from mer.core.errors import NotMigrated
 from mer.core.identifiers import uuid7
 from mer.dal.base import SCHEMA
@@ -343,6 +344,14 @@ def test_an_unknown_database_is_78() -> None:
 )
 def test_what_is_no_command_is_2(words: tuple[str, ...]) -> None:
     assert migrate(*words, environ={}).returncode == 2
+
+
+def test_without_a_command_it_shows_its_help_and_a_wrong_command_names_its_own() -> None:
+    bare = migrate(environ={})
+    assert (bare.returncode, bare.stdout.startswith("Usage: mer-migrate"), bare.stderr) == (2, True, "")
+    assert "mer-migrate downgrade --help" in migrate("downgrade", environ={}).stderr
+    told = migrate("--version", environ={})
+    assert (told.returncode, told.stdout) == (0, f"mer-migrate {__version__}\n")
 
 
 @pytest.mark.parametrize("words", [("upgrade", "--to", "07"), ("plan", "--to", "07"), ("stamp", "07", "--yes")])

@@ -73,7 +73,9 @@ def text(console: Console, found: Status) -> str:
 
 def moved_text(done: Moved) -> str:
     """Return what was moved, and that it holds."""
-    if done.gone_on:
+    if not (done.records or done.lost or done.gone_on):
+        first = "no record was missing, and the registry is the same"
+    elif done.gone_on:
         first = "all of it was there already, and more behind it: nothing was changed"
     else:
         first = f"moved {counted(done.records, 'record')} and {counted(done.registered, 'thing')} of the registry"
@@ -88,7 +90,11 @@ def moved_text(done: Moved) -> str:
 
 def _schema(found: Status) -> str:
     if found.schema is None:
-        return "none: mer-migrate upgrade makes it"
+        return (
+            "none: it is made when it is used"
+            if found.database.startswith("mem:")
+            else "none: mer-migrate upgrade makes it"
+        )
     if found.current:
         return f"{found.schema:02}, current"
     behind = found.schema < found.schema_needed

@@ -28,7 +28,7 @@ def command() -> None:
 @command.command()
 @click.pass_obj
 async def status(face: Face) -> None:
-    """Tell which database the settings mean, what it says of itself, and what is in it. Nothing is started."""
+    """Tell which database it is, its state and what is in it. Nothing is started."""
     from mer.database_status import status as look
     from mer.faces.commands.database_view import document, text
 
@@ -44,7 +44,7 @@ async def status(face: Face) -> None:
 @click.option("--ahead", is_flag=True, help="Copy while drivers live on FROM; once more without this brings the rest.")
 @click.pass_obj
 async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
-    """Copy a database, registry and access log, into an empty one. Cut at any point, it goes on when it is run again.
+    """Copy registry and access log into an empty database. Cut at any point, it goes on when it is run again.
 
     FROM and TO are `embedded` or a URL, without a password: that comes from DRIVER_DB_PASSWORD, or where the two differ
     from FROM_DB_PASSWORD and TO_DB_PASSWORD, or from ~/.pgpass. The log is verified on both sides.
@@ -61,7 +61,8 @@ async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
     face.show(done, lambda: moved_text(done))
     if not ahead:
         face.console.note(
-            f"To use it: DB_CONNECTION_URL={new.database_url}. Who goes on using the old one writes a log that has parted.\n"
+            f"To use it, set DB_CONNECTION_URL to {new.database_url or 'nothing'} everywhere: "
+            "who goes on using the old one writes a log that has parted.\n"
             "Packages and weights are in the content store, which was not moved (docs/databases.md)."
         )
 
@@ -71,14 +72,17 @@ async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.pass_obj
 async def backup(face: Face, file: Path, force: bool) -> None:
-    """Write registry and access log into one FILE, as they are at one moment. Others may work on meanwhile."""
+    """Write registry and access log into one FILE. They are as of one moment; others may work on meanwhile."""
     from mer.databases import backup as written
 
     with Phases(face.console) as progress:
         heading, end = await written(face.access.settings, file, force=force, progress=progress)
-    told = {"file": file, "chain": heading.chain, "head": heading.head, "at": heading.at, "registered": end.registered}
-    records = counted(end.records, "record")
-    face.show(told, lambda: f"wrote {records} and {end.registered} things of the registry to {visible(str(file))}\n")
+    told = {"file": file, "chain": heading.chain, "head": heading.head, "at": heading.at}
+    wrote = f"{counted(end.records, 'record')} and {counted(end.registered, 'thing')} of the registry"
+    face.show(
+        told | {"records": end.records, "registered": end.registered},
+        lambda: f"wrote {wrote} to {visible(str(file))}\n",
+    )
     face.console.note("packages and weights are not in it: copy the content store too (docs/databases.md)")
 
 
@@ -86,7 +90,7 @@ async def backup(face: Face, file: Path, force: bool) -> None:
 @click.argument("file", type=Path)
 @click.pass_obj
 async def restore(face: Face, file: Path) -> None:
-    """Bring a backup into the settings' database, which must be empty. Nothing is written before all of FILE was checked."""
+    """Bring a backup into the settings' database. It must be empty; nothing is written before all of FILE was checked."""
     from mer.databases import restore as restored
     from mer.faces.commands.database_view import moved_text
 
@@ -101,7 +105,7 @@ async def restore(face: Face, file: Path) -> None:
 @grace_option
 @click.pass_obj
 async def stop(face: Face, drivers: bool, grace: float) -> None:
-    """Stop the embedded database; it starts by itself when it is needed again."""
+    """Stop the embedded database. It starts by itself when it is needed again."""
     settings = face.access.settings
     if settings.database_url and not drivers:
         raise ConfigurationError("the settings name a database that MER has not started", hint="mer db status")
