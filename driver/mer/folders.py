@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -48,5 +49,7 @@ def check_folder(path: Path, *, mode: int = PRIVATE, owner: int) -> None:
     beyond = stat.S_IMODE(found.st_mode) & 0o777 & ~mode
     if beyond:
         raise FolderUnsafe(
-            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})", hint=f"chmod {mode:04o} {path}"
+            f"{path} is open to others (mode {stat.S_IMODE(found.st_mode):04o})",
+            # who named / or /tmp must not be told to shut it
+            hint=f"Name a folder that is MER's alone; if this one is: chmod {mode:04o} {shlex.quote(str(path))}",
         )

@@ -94,7 +94,9 @@ SETTINGS: tuple[Setting, ...] = (
         kind=Kind.URL,
         explanation=(
             "Which database. Empty: a private PostgreSQL under the state folder, which starts by itself. "
-            "postgresql://HOST/NAME: a Postgres server. surrealkv:///PATH: SurrealDB in a folder, for one process at a time. "
+            "postgresql://HOST/NAME: a Postgres server. "
+            "ws(s)://HOST:PORT/NAMESPACE/DATABASE: a SurrealDB server. "
+            "surrealkv:///PATH: SurrealDB in a folder, for one process at a time. "
             "mem://: SurrealDB in this process's memory, gone when it ends."
         ),
     ),

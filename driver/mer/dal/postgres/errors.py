@@ -25,6 +25,12 @@ from mer.core.errors import (
 
 UPGRADE = "Run: mer-migrate upgrade"
 
+READ_ONLY = (
+    "An auditor (--auditor, MER_AUDITOR) reads, and does nothing else; a standby server takes no changes either."
+)
+
+RIGHTS = "`mer db status` tells the login. Each `mer-migrate upgrade`, as the owner, gives driver and auditor their rights again."
+
 ENDED = frozenset({"25P03", "25P04", "40003", "57P01", "57P02", "57P04", "57P05"})
 """States with which a server ends a connection, beside those that begin with 08: it stops, or an idle or a whole
 transaction took too long (a machine that slept in one meets that). Any other state is an answer, and asking again for it
@@ -69,7 +75,11 @@ def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
             errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedFunction() | errors.UndefinedColumn()
         ):
             return NotMigrated(f"{shown} is not migrated: {told}", hint=UPGRADE)
-        case errors.InsufficientPrivilege() | errors.RestrictViolation() | errors.ReadOnlySqlTransaction():
+        case errors.ReadOnlySqlTransaction():
+            return NotAllowed(f"{shown} does not allow that: {told}", hint=READ_ONLY)
+        case errors.InsufficientPrivilege():
+            return NotAllowed(f"{shown} does not allow that: {told}", hint=RIGHTS)
+        case errors.RestrictViolation():
             return NotAllowed(f"{shown} does not allow that: {told}")
         case (
             errors.SerializationFailure()

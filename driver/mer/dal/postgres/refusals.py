@@ -123,7 +123,7 @@ def translate_connecting(error: psycopg.OperationalError, shown: str) -> MerErro
         if any(words in told for words in refusal.words):
             return refusal.kind(f"{shown} {refusal.meaning}: {_shortened(told)}", hint=refusal.hint)
     return DatabaseUnreachable(
-        f"{shown} cannot be reached: {_shortened(told)}", hint="Is it running? `mer-migrate check` tells."
+        f"{shown} cannot be reached: {_shortened(told)}", hint="Is it running, and do host and port stand in the URL?"
     )
 
 
