@@ -11,7 +11,7 @@ Uncompressed a backup is UTF-8 text, a JSON document a line:
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,6 +30,10 @@ MAX_HEADING = 64 * 2**10
 line as long as others may be would take 25 times its length."""
 
 
+CHAIN = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"
+"""A chain's name. The log of a backup may be empty, and then no record shows that its name is none, which it keeps for ever."""
+
+
 class Heading(msgspec.Struct, frozen=True, kw_only=True):
     """The first line: what this is a backup of."""
 
@@ -37,7 +41,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     """Of the program that wrote it."""
     schema: int
-    chain: str
+    chain: Annotated[str, msgspec.Meta(pattern=CHAIN)]
     head: Head
     """The access log ends here; the registry is as it was then."""
     at: dt.datetime
