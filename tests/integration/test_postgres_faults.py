@@ -31,6 +31,7 @@ from mer.dal.postgres.connection_settings import MOST_POOLED, RECONNECT_SECONDS,
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.errors import ConnectionLost, translate
+from mer.dal.postgres.refusals import CHOICES
 from mer.dal.postgres.store import PostgresStore
 from tests.support import records
 from tests.support.postgres import PostgresServer, state_folder
@@ -84,6 +85,27 @@ async def test_a_wrong_password_is_told_as_such(database: EmbeddedPostgres) -> N
 async def test_a_url_that_is_none_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="no PostgreSQL URL"):
         await PostgresStore(ConnectionSettings.from_url("postgresql://h/mer?nonsense=1")).open()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://{'a' * 70}.example/mer",
+        "postgresql://a..b/mer",
+        "postgresql://%ff/mer",
+        "postgresql://ada:secr%ffet@127.0.0.1:1/mer",
+        "postgresql://h:x/mer",
+        "postgresql://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/mer?port=1,2",
+        f"postgresql:///mer?host=/tmp/{'x' * 200}",
+        "postgresql://127.0.0.1:1/mer?hostaddr=bogus",
+        *(f"postgresql://127.0.0.1:1/mer?{keyword}=bogus" for keyword in CHOICES),
+        "postgresql://127.0.0.1:1/mer?sslnegotiation=direct&sslmode=prefer",
+    ],
+)
+async def test_a_value_in_the_url_that_is_none_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        await PostgresStore(ConnectionSettings.from_url(url)).open()
+    assert "secr" not in f"{told.value.message} {told.value.hint}"
 
 
 async def test_a_database_that_was_never_migrated_says_what_to_run(postgres_server: PostgresServer) -> None:

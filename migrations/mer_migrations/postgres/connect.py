@@ -57,7 +57,7 @@ def _connect(login: ConnectionSettings) -> Connection:
             with suppress(psycopg.Error):  # from PostgreSQL 14 on, and not on every system
                 connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (GONE_CHECK,))
             return connection
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, UnicodeError) as error:
             translated = translate_connecting(error, login.shown)
             if not isinstance(translated, StillStarting) or time.monotonic() > until:
                 raise translated from error

@@ -89,7 +89,7 @@ class Connector:
         try:
             async with asyncio.timeout(seconds):
                 return await self._class.connect(asked, autocommit=True)
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, UnicodeError) as error:
             raise translate_connecting(error, self._settings.shown) from error
         except TimeoutError as error:
             raise DatabaseUnreachable(f"{self._settings.shown} took no connection within {seconds:.0f} s") from error

@@ -34,7 +34,7 @@ def conninfo(settings: ConnectionSettings, **session: str) -> str:
     """
     try:
         given = conninfo_to_dict(settings.url)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeDecodeError):  # the second: %FF is half a letter
         raise ConfigurationError(
             f"{settings.shown} is no PostgreSQL URL: postgresql://HOST:PORT/DATABASE"
         ) from None  # its text holds the URL

@@ -16,6 +16,14 @@ MAX_TOLD = 600
 """Characters of why no connection came about: with several hosts, libpq tells of each."""
 
 
+CHOICES = (
+    *("sslmode", "sslcertmode", "sslnegotiation", "gssencmode", "require_auth", "channel_binding"),
+    *("target_session_attrs", "load_balance_hosts", "min_protocol_version", "max_protocol_version"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version"),
+)
+"""libpq's keywords that take one of a few words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """One reason for which there is no connection, by the words of libpq's or of the server's that tell it."""
@@ -97,11 +105,15 @@ REFUSALS = (
     ),
     Refusal(
         words=(
-            "invalid sslmode value",
+            *(f"invalid {word} value" for keyword in CHOICES for word in (keyword, f'"{keyword}"')),
             "invalid integer value",
             "invalid port number",
+            "Servname not supported",  # a port that is no number, where the host is a name
+            "port numbers to",  # several hosts, and fewer ports
             "invalid connection option",
-            "invalid target_session_attrs",
+            "could not parse network address",
+            "Unix-domain socket path",  # too long
+            "weak sslmode",
         ),
         kind=ConfigurationError,
         meaning="is named with a value that is none",
@@ -110,12 +122,14 @@ REFUSALS = (
 """The first that fits."""
 
 
-def translate_connecting(error: psycopg.OperationalError, shown: str) -> MerError:
+def translate_connecting(error: psycopg.OperationalError | UnicodeError, shown: str) -> MerError:
     """Return what it means that no connection came about.
 
     libpq gives no SQLSTATE here, so that words must do. A server that speaks another language is `cannot be reached`, with
     its words.
     """
+    if isinstance(error, UnicodeError):  # psycopg looks hosts up itself, and passes on what Python says of `a..b`
+        return ConfigurationError(f"{shown} is named with a host that is none: {error}")
     if error.sqlstate:
         return translate(error, shown, {})
     told = " ".join(str(error).split()).removeprefix("connection failed: ")
