@@ -306,6 +306,31 @@ async def test_a_line_is_read_up_to_its_limit_whatever_it_would_unpack_to(
         await restored(file)
 
 
+def test_what_cannot_be_read_twice_is_told_with_its_name(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(UsageError, match="/dev/fd/.* cannot be read"), opened_backup(Path(f"/dev/fd/{reading}")):
+            pass
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+async def test_a_reader_that_was_given_up_does_not_disturb_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup_reading, "LINES_AT_ONCE", 50)
+    long, path = MemoryStore(), tmp_path / "backup.gz"
+    await append(long, 3000)  # more than one reading takes from the file
+    await write_backup(StoreSource(long), path, clock=noon)
+    with opened_backup(path) as backup:
+        first = backup.records(after=0, until=3000)
+        given = list(await anext(first))
+        again = [record async for some in backup.records(after=0, until=3000) for record in some]
+        given += [record async for some in first for record in some]
+    assert [record.seq for record in given] == [record.seq for record in again] == list(range(1, 3001))
+
+
 async def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         await restored(tmp_path / "none")

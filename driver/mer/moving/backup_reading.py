@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import itertools
+import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mer.audit.export import ExportedRecord
 from mer.core.chain import Head, Link, Verifier
@@ -77,10 +79,8 @@ def opened_backup(path: Path, *, progress: Callable[[int, int], None] | None = N
     with file:
         try:
             heading, end = _checked(file, progress)
-        except BackupInvalid as error:
-            raise BackupInvalid(f"{path}: {error.message}", hint=error.hint) from error
-        except LogNotVerified as error:
-            raise LogNotVerified(f"{path}: {error.message}", hint=error.hint) from error
+        except (BackupInvalid, LogNotVerified, UsageError) as error:
+            raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
         yield Backup(file, path, heading, end)
 
 
@@ -141,8 +141,7 @@ def _texts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     Raises:
         BackupInvalid: it is not compressed, is damaged or cut off, or has a line without end.
     """
-    file.seek(0)
-    with gzip.GzipFile(fileobj=file, mode="rb") as packed:
+    with gzip.GzipFile(fileobj=io.BufferedReader(_FromStart(file)), mode="rb") as packed:
         for number in itertools.count(1):
             try:
                 line = packed.readline(MAX_LINE + 1)
@@ -156,6 +155,23 @@ def _texts(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             if not line:
                 return
             yield number, line
+
+
+class _FromStart(io.RawIOBase):
+    """A file read from its start, at a place of its own: a reader that was given up may still be reading in its thread."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = os.pread(self._file.fileno(), len(buffer), self._place)
+        self._place += len(chunk)
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def _read(number: int, line: bytes) -> Noun | ExportedRecord | End:
