@@ -25,11 +25,12 @@ from mer.core.errors import (
 
 UPGRADE = "Run: mer-migrate upgrade"
 
-READ_ONLY = (
-    "An auditor (--auditor, MER_AUDITOR) reads, and does nothing else; a standby server takes no changes either."
-)
+READ_ONLY = "An auditor (--auditor, MER_AUDITOR) may only read; a standby server takes no changes either."
 
-RIGHTS = "`mer db status` tells the login. Each `mer-migrate upgrade`, as the owner, gives driver and auditor their rights again."
+RIGHTS = (
+    "`mer db status` tells the login: an auditor may only read. "
+    "A driver that lacks rights gets them from `mer-migrate upgrade`, with the owner's login."
+)
 
 ENDED = frozenset({"25P03", "25P04", "40003", "57P01", "57P02", "57P04", "57P05"})
 """States with which a server ends a connection, beside those that begin with 08: it stops, or an idle or a whole
