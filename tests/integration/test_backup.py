@@ -309,7 +309,7 @@ async def test_a_line_is_read_up_to_its_limit_whatever_it_would_unpack_to(
 def test_what_cannot_be_read_twice_is_told_with_its_name(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     try:
-        with pytest.raises(UsageError, match="/dev/fd/.* cannot be read"), opened_backup(Path(f"/dev/fd/{reading}")):
+        with pytest.raises(UsageError, match=r"/dev/fd/.* cannot be read"), opened_backup(Path(f"/dev/fd/{reading}")):
             pass
     finally:
         os.close(reading)
