@@ -230,6 +230,24 @@ def test_stopping_and_starting_keeps_what_is_in_it(folder: Path) -> None:
         assert connection.execute("SELECT n FROM kept").fetchone() == (7,)
 
 
+def test_files_of_ours_that_were_damaged_are_told_and_are_no_bug() -> None:
+    with state_folder() as made:
+        embedded = EmbeddedPostgres(made)
+        login = embedded.ensure_running()
+        password, version = made / "postgres" / "passwords" / DRIVER, made / "postgres" / "data" / "PG_VERSION"
+        password.write_bytes(b"\xff\xfe")
+        with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+            answers(embedded.driver())
+        password.write_text(login.parameters["password"])
+        embedded.stop()
+        written = version.read_bytes()
+        version.write_bytes(b"\xff")
+        with pytest.raises(ConfigurationError, match="was made by PostgreSQL"):
+            embedded.ensure_running()
+        version.write_bytes(written)
+        assert answers(embedded.ensure_running()) == DRIVER
+
+
 def test_a_socket_that_was_removed_is_made_again(folder: Path) -> None:
     (folder / "postgres" / "socket" / SOCKET_NAME).unlink()
     assert answers(EmbeddedPostgres(folder).ensure_running()) == DRIVER

@@ -86,7 +86,7 @@ def check_version(at: Places, programs: Path) -> None:
     Raises:
         ConfigurationError: another major version made it.
     """
-    made_by = (at.data / "PG_VERSION").read_text().strip()
+    made_by = (at.data / "PG_VERSION").read_text(errors="replace").strip()
     if programs.parent.name != f"pginstall{made_by}":
         raise ConfigurationError(
             f"the cluster in {at.data} was made by PostgreSQL {made_by}, which this installation does not have",
@@ -97,7 +97,7 @@ def check_version(at: Places, programs: Path) -> None:
 def read_password(at: Places, role: str) -> str | None:
     """Return a role's password; None where there is none yet."""
     try:
-        return (at.passwords / role).read_text().strip()
+        return (at.passwords / role).read_text(errors="replace").strip()  # bytes that are no text: the login is refused
     except FileNotFoundError:
         return None
 
