@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 
+from mer.dal.postgres.connecting import STARTING_SECONDS
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.errors import StillStarting, translate
@@ -21,9 +22,6 @@ LOCK_SECONDS = 60.0
 GONE_CHECK = "2s"
 """How often a server looks whether the client of a waiting statement is still there: a migration whose program was killed
 must not go on holding the lock while it waits for a table."""
-
-STARTING_SECONDS = 60.0
-"""How long to go on asking a server that says it is starting."""
 
 PAUSE_SECONDS = 0.1
 
