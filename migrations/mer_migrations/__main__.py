@@ -242,23 +242,30 @@ def downgrade(call: Call, *, to: int, yes: bool) -> None:
 
 
 @program.command()
-@click.argument("number", type=Number(), metavar="NN")
+@click.argument("number", type=Number(base=True), metavar="NN")
 @yes
 @as_json
 @click.pass_obj
 def stamp(call: Call, *, number: int, yes: bool) -> None:
-    """Put migrations on record as applied, and run none. Those up to NN count as applied, and no later one.
+    """Put migrations on record as applied, and run none. Those up to NN count as applied, and no later one; none with `base`.
 
     For a schema that was made by other means, and for scripts whose edit was meant.
     """
     database = call.target()
     known = {migration.number: migration for migration in database.known()}
-    if number not in known:
+    if number not in known and number != BEFORE_00:
         raise UsageError(f"there is no migration {number:02}", hint=f"The newest is {known[max(known)]}.")
-    call.console.warn(f"nothing will run: {database.shown} must have the schema of {known[number]} already")
-    call.confirm(f"Put {database.shown} on record as {known[number]}?", yes=yes)
+    if number == BEFORE_00:
+        record = "not migrated"
+        call.console.warn(
+            f"nothing will run: what {database.shown} holds of MER stays, and is no longer taken for MER's"
+        )
+    else:
+        record = str(known[number])
+        call.console.warn(f"nothing will run: {database.shown} must have the schema of {record} already")
+    call.confirm(f"Put {database.shown} on record as {record}?", yes=yes)
     database.stamp(number)
-    call.tell(database, [f"on record as {known[number]}"])
+    call.tell(database, [f"on record as {record}"])
 
 
 @program.command()

@@ -11,6 +11,7 @@ import pytest
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer_migrations.postgres.runner import Migrations
+from mer_migrations.postgres.scripts import VERSIONS
 from tests.support import versions
 from tests.support.databases import empty_database, held, superuser, variables_of
 from tests.support.postgres import ROLES, PostgresServer
@@ -139,6 +140,21 @@ def test_two_records_that_contradict_each_other(migrated: EmbeddedPostgres, fold
     refused(migrated, folder, "01 in mer.migration and", "mer-migrate stamp")
     versions.migrate(folder, "stamp", "01", "--yes", environ=variables_of(migrated))
     assert versions.migrate(folder, "upgrade", environ=variables_of(migrated)).returncode == 0
+
+
+def test_a_schema_that_is_not_there_is_not_put_on_record(empty: EmbeddedPostgres) -> None:
+    before = held(empty)
+    told = versions.migrate(VERSIONS, "stamp", "00", "--yes", environ=variables_of(empty))
+    assert (told.returncode, "has not got what 00 registry_and_access_log makes" in told.stderr) == (78, True)
+    assert held(empty) == before
+
+
+def test_what_was_put_on_record_by_mistake_is_taken_back(migrated: EmbeddedPostgres, folder: Path) -> None:
+    environ = variables_of(migrated)
+    assert versions.migrate(folder, "stamp", "base", "--yes", environ=environ).returncode == 0
+    assert versions.migrate(folder, "check", environ=environ).returncode == 78
+    assert versions.migrate(folder, "stamp", "01", "--yes", environ=environ).returncode == 0
+    assert versions.migrate(folder, "check", environ=environ).returncode == 0
 
 
 def test_stamping_does_not_take_over_somebody_elses_record(empty: EmbeddedPostgres, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from mer.core.errors import DatabaseUnreachable, MigrationFailed, UsageError
+from mer.core.errors import ConfigurationError, DatabaseUnreachable, MigrationFailed, UsageError
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer_migrations.postgres import bookkeeping, rights, roles
 from mer_migrations.postgres.connect import LOCK_SECONDS, Connection, connected
@@ -141,14 +141,31 @@ class Migrations:
     def stamp(self, number: int) -> None:
         """Put on record that everything up to that number was applied, and run nothing.
 
-        Raises: UsageError: the number is unknown. ConfigurationError: mer.migration is somebody else's.
+        Raises: UsageError: the number is unknown. ConfigurationError: mer.migration is somebody else's, or the schema is not
+        there that would be on record.
         """
         scripts = self.scripts()
         last = _target(scripts, number)
         with self._changing() as connection, connection.transaction():
             bookkeeping.make(connection, self._login.shown)
             bookkeeping.check_own(connection, self._login.shown)
+            if last > BEFORE_00:
+                self._check_there(connection, scripts[: last + 1])
             bookkeeping.stamp(connection, scripts[: last + 1])
+
+    def _check_there(self, connection: Connection, scripts: Sequence[Script]) -> None:
+        """Make sure that what these scripts make is there: all that rights are given on. Raises: ConfigurationError."""
+        owner = rights.quoted(connection.info.user)
+        names = dict.fromkeys(self._roles.by_purpose, owner)
+        granted = [each.for_roles(names) for script in scripts for name in names for each in script.rights[name]]
+        try:
+            with connection.transaction(force_rollback=True):  # he has these rights: to give them only tells what is there
+                self._execute(connection, granted)
+        except MigrationFailed as error:
+            raise ConfigurationError(
+                f"{self._login.shown} has not got what {scripts[-1]} makes: {error.__cause__}",
+                hint="Nothing was put on record. `mer-migrate upgrade` makes what is missing in an empty database.",
+            ) from error
 
     def advice(self) -> list[str]:
         """Return what an administrator should still do, because this login may not."""
