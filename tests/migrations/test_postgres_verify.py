@@ -154,7 +154,7 @@ def test_what_was_put_on_record_by_mistake_is_taken_back(migrated: EmbeddedPostg
     assert versions.migrate(folder, "stamp", "base", "--yes", environ=environ).returncode == 0
     assert versions.migrate(folder, "check", environ=environ).returncode == 78
     assert versions.migrate(folder, "stamp", "01", "--yes", environ=environ).returncode == 0
-    assert versions.migrate(folder, "check", environ=environ).returncode == 0
+    assert versions.migrate(folder, "upgrade", environ=environ).returncode == 0
 
 
 def test_stamping_does_not_take_over_somebody_elses_record(empty: EmbeddedPostgres, folder: Path) -> None:
