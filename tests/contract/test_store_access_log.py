@@ -430,6 +430,41 @@ async def test_finished_closes_it(store: Store) -> None:
     assert await store.access_log.unfinished(LEASE) == ()
 
 
+async def test_finished_closes_it_whichever_lease_it_names(store: Store) -> None:
+    name, of, other = await store.access_log.chain(), records.invocation(), records.invocation()
+    await store.access_log.append([records.started(name, each, lease=LEASE) for each in (of, other)])
+    await store.access_log.append([records.finished(name, of, lease=LeaseId(uuid7()))])
+    assert [each.invocation for each in await store.access_log.unfinished()] == [other]
+
+
+async def test_what_begins_and_ends_under_several_leases_in_one_group_is_told_apart(store: Store) -> None:
+    name, leases = await store.access_log.chain(), [LeaseId(uuid7()) for _ in range(3)]
+    of = [records.invocation() for _ in range(6)]
+    await store.access_log.append(
+        [records.started(name, each, lease=leases[number % 3]) for number, each in enumerate(of)]
+    )
+    more = records.invocation()
+    await store.access_log.append(
+        [
+            records.finished(name, of[0], lease=leases[0]),
+            records.started(name, more, lease=leases[1]),
+            records.finished(name, of[4], lease=leases[1]),
+        ]
+    )
+    found = {lease: [each.invocation for each in await store.access_log.unfinished(lease)] for lease in leases}
+    assert found == {leases[0]: [of[3]], leases[1]: [of[1], more], leases[2]: [of[2], of[5]]}
+    assert [each.invocation for each in await store.access_log.unfinished()] == [of[1], of[2], of[3], of[5], more]
+
+
+@pytest.mark.parametrize("lacking", ["lease", "model", "server"])
+async def test_what_started_under_nothing_is_refused(store: Store, lacking: str) -> None:
+    fields = {"invocation": records.invocation(), "lease": LEASE, "model": "digits", "server": "local"}
+    body = records.body(await store.access_log.chain(), "started", **{**fields, lacking: None})
+    with pytest.raises(MerError):
+        await store.access_log.append([body])
+    assert await store.access_log.head() == chain.EMPTY
+
+
 async def test_started_and_finished_in_one_group_leave_nothing_open(store: Store) -> None:
     name, of = await store.access_log.chain(), records.invocation()
     await store.access_log.append([records.started(name, of, lease=LEASE), records.finished(name, of, lease=LEASE)])

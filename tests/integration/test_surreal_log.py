@@ -177,3 +177,41 @@ async def test_a_caller_who_gives_up_does_not_cut_off_the_group(url: str) -> Non
     assert [isinstance(each, BaseException) for each in done] == [False, True, False, False]
     await store.close()
     assert await faults(url) == []
+
+
+async def test_what_was_open_leaves_nothing_behind_once_its_lease_is_gone(tmp_path: Path) -> None:
+    url = await migrated(tmp_path / "registry")
+    store = SurrealStore(url)
+    await store.open()
+    chain, lease = await store.access_log.chain(), records.lease()
+    await store.leases.acquire(lease)
+    for under in (lease.id, LeaseId("of nobody")):
+        of = records.invocation()
+        await store.access_log.append([records.started(chain, of, lease=under)])
+        await store.access_log.append([records.finished(chain, of, lease=under)])
+    await store.close()
+    assert await _open_rows(url) == [lease.id]
+    await store.open()
+    await store.leases.release(lease.id)
+    await store.close()
+    assert await _open_rows(url) == []
+
+
+async def test_what_is_open_stays_known_when_its_lease_goes(tmp_path: Path) -> None:
+    url = await migrated(tmp_path / "registry")
+    store = SurrealStore(url)
+    await store.open()
+    chain, lease, of = await store.access_log.chain(), records.lease(), records.invocation()
+    await store.leases.acquire(lease)
+    await store.access_log.append([records.started(chain, of, lease=lease.id)])
+    await store.leases.release(lease.id)
+    assert [each.invocation for each in await store.access_log.unfinished(lease.id)] == [of]
+    await store.access_log.append([records.finished(chain, of, lease=lease.id)])
+    assert await store.access_log.unfinished() == ()
+    await store.close()
+    assert await _open_rows(url) == []
+
+
+async def _open_rows(url: str) -> list[str]:
+    (found,) = await by_hand(url, "SELECT VALUE record::id(id) FROM open_invocation")
+    return list(found["result"])

@@ -125,6 +125,14 @@ async def test_a_write_that_is_refused_is_no_silence(url: str) -> None:
         assert (result["status"], "mer:denied" in result["result"]) == ("ERR", True)
 
 
+@pytest.mark.parametrize("lacking", ["invocation", "lease", "model", "server"])
+async def test_a_start_that_nobody_could_tell_is_refused_by_the_database(url: str, lacking: str) -> None:
+    fields = {"invocation": records.invocation(), "lease": LEASE, "model": "digits", "server": "local"}
+    body = records.body("the chain", "started", **{**fields, lacking: None})
+    (result,) = await by_hand(url, "CREATE append_request SET bodies = $bodies", login=DRIVER, bodies=[body])
+    assert "mer:unfit" in result["result"]
+
+
 @pytest.mark.parametrize("login", [DRIVER, AUDITOR], ids=["driver", "auditor"])
 @pytest.mark.parametrize(
     "what", ["SELECT * FROM login", "SELECT VALUE password FROM login:['driver', 'mer_driver']", "INFO FOR DB"]

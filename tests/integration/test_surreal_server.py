@@ -153,11 +153,14 @@ async def test_what_the_server_killed_in_the_middle_is_there_or_not_but_never_ha
     assert all(isinstance(each, DatabaseUnreachable | asyncio.CancelledError) for each in outcomes)
     assert acknowledged
     there: Counter[object] = Counter()
+    verifier = Verifier(chain=chain)
+    # in one reading: a group whose callers were cancelled is not cut off, and may arrive meanwhile
     async for chunk in store.access_log.scan():
+        verifier.feed(chunk)
         there.update(record.columns["invocation"] for record in chunk)
     assert set(there.values()) == {2}
     assert set(acknowledged) <= set(there)
-    assert await verified(store) == 2 * len(there)
+    assert verifier.finish() == []
 
 
 async def test_a_change_whose_answer_was_lost_is_not_made_twice(lasting: SurrealServer, store: SurrealStore) -> None:
@@ -339,7 +342,9 @@ def test_a_url_that_is_no_servers_is_refused_and_no_secret_told(url: str) -> Non
     [
         ("ws://host", "ws://host:8000/mer/mer"),
         ("wss://host:1/a/b", "wss://host:1/a/b"),
-        ("https://[::1]/a/b/", "https://[::1]:8000/a/b"),
+        ("http://host", "http://host:8000/mer/mer"),
+        ("wss://host", "wss://host:443/mer/mer"),
+        ("https://[::1]/a/b/", "https://[::1]:443/a/b"),
     ],
 )
 def test_a_server_is_shown_whole(url: str, name: str) -> None:

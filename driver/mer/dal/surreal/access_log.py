@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -153,12 +154,18 @@ class SurrealAccessLog:
         await feed_scanned(self.scan(after=verifier.head.seq, until=until), verifier, progress)
 
     async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
-        rows = await self._run.ask(self._queries["unfinished"], lease=lease)
-        return tuple(from_row(OpenInvocation, row) for row in rows)
+        return tuple(sorted(await self._open(lease), key=lambda each: each.started_seq))
 
     async def unfinished_by_server(self, model: str) -> dict[str, int]:
-        rows = await self._run.ask(self._queries["unfinished_by_server"], model=model)
-        return {row["server"]: row["open"] for row in rows}
+        return dict(Counter(each.server for each in await self._open(None) if each.model == model))
+
+    async def _open(self, lease: LeaseId | None) -> list[OpenInvocation]:
+        rows = await self._run.ask(self._queries["unfinished"], lease=lease)
+        return [
+            from_row(OpenInvocation, {"invocation": invocation, "lease": row["lease"], **open_invocation})
+            for row in rows
+            for invocation, open_invocation in row["open"].items()
+        ]
 
     def _read(self, first: int, last: int) -> asyncio.Task[list[AccessRecord]]:
         query = self._queries["between"]

@@ -18,6 +18,9 @@ EMBEDDED_SCHEMES = ("surrealkv", "mem")
 DEFAULT_PORT = 8000
 """SurrealDB's own."""
 
+DEFAULT_PORT_ENCRYPTED = 443
+"""The web's: what takes wss:// and https:// is mostly a proxy or a hosted server, and listens there."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 """Of a namespace or a database: it stands in a statement that makes it, where no parameter can."""
 
@@ -103,5 +106,6 @@ def parse_server_address(url: str) -> ServerAddress:
         if not _IDENTIFIER.fullmatch(name):
             raise ConfigurationError(f"{name!r} is no name of a namespace or database: letters, digits and _ only")
     shown = f"[{host}]" if ":" in host else host
-    endpoint = f"{parts.scheme}://{shown}:{port or DEFAULT_PORT}"
+    usual = DEFAULT_PORT_ENCRYPTED if parts.scheme in ("wss", "https") else DEFAULT_PORT
+    endpoint = f"{parts.scheme}://{shown}:{port or usual}"
     return ServerAddress(url=endpoint, namespace=namespace, database=database)

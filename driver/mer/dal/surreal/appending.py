@@ -85,8 +85,7 @@ async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head) -> 
         load("access_log")["append"],
         previous=chained.previous,
         rows=chained.rows,
-        opened=chained.opened,
-        closed=chained.closed,
+        leases=chained.leases,
         seq=chained.places[-1].seq,
         digest=chained.places[-1].digest,
     )

@@ -8,12 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
+
 from mer.core.chain import Head, derived, digest
 from mer.core.errors import InputInvalid
 from mer.core.records import RecordKind
 
 _AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 """The one form of a time in a body. Only because it is fixed do texts sort as times do."""
+
+OPENED = ("invocation", "lease", "model", "server")
+"""What is kept of a run for as long as it is open."""
 
 Key: TypeAlias = "tuple[str, str]"
 """Invocation and kind: each pair stands once in the log."""
@@ -25,12 +30,13 @@ class Entry:
 
     body: str
     columns: dict[str, str | int | None]
+    key: Key | None
+    """What it may stand for only once; None for a change, which may come as often as it likes."""
 
     @property
-    def key(self) -> Key | None:
-        """What it may stand for only once; None for a change, which may come as often as it likes."""
-        invocation = self.columns["invocation"]
-        return None if invocation is None else (str(invocation), str(self.columns["kind"]))
+    def lease(self) -> str:
+        """Under which it runs; empty where there is none."""
+        return str(self.columns["lease"] or "")
 
 
 def entry(body: str) -> Entry:
@@ -45,9 +51,13 @@ def entry(body: str) -> Entry:
         RecordKind(str(columns["kind"]))
         if not _AT.fullmatch(str(columns["at"])):
             raise ValueError(f"{columns['at']!r} is no time of a record")
+        if columns["kind"] == RecordKind.STARTED and not all(isinstance(columns[name], str) for name in OPENED):
+            raise ValueError(f"what started has {', '.join(OPENED)}")
     except (ValueError, AttributeError) as error:
         raise InputInvalid(f"the access log refuses a record: {error}") from error
-    return Entry(body=body, columns=columns)
+    invocation = columns["invocation"]
+    key = None if invocation is None else (str(invocation), str(columns["kind"]))
+    return Entry(body=body, columns=columns, key=key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +67,8 @@ class Link:
     previous: str
     places: tuple[Head, ...]
     rows: str
-    opened: str
-    closed: str
+    leases: str
+    """What begins and what ends under each."""
 
 
 def places_after(entries: Iterable[Entry], head: Head) -> tuple[Head, ...]:
@@ -75,37 +85,45 @@ def link(entries: Sequence[Entry], head: Head) -> Link:
     """Chain entries, at least one, to a head."""
     rows: list[dict[str, str | int]] = []
     places = places_after(entries, head)
-    opened: dict[str, dict[str, str | int]] = {}
-    closed: list[str] = []
     last = head
     for each, place in zip(entries, places, strict=True):
-        seq = place.seq
         # columns that are absent stay away: JSON's null would be NULL, and theirs is NONE
         present = {name: value for name, value in each.columns.items() if value is not None}
         chained: dict[str, str | int] = {
-            "id": seq,
-            "newest": -seq,
+            "id": place.seq,
+            "newest": -place.seq,
             "previous": last.digest,
             "digest": place.digest,
             "body": each.body,
         }
         rows.append({**present, **chained})
         last = place
-        invocation = str(each.columns["invocation"])
+    return Link(previous=head.digest, places=places, rows=_json(rows), leases=_json(_under_leases(entries, places)))
+
+
+def _under_leases(entries: Sequence[Entry], places: Sequence[Head]) -> list[dict[str, object]]:
+    """Return which invocations begin and end under each lease; one that does both concerns nobody else."""
+    started: dict[str, tuple[Entry, Head]] = {}
+    finished: dict[str, Entry] = {}
+    for each, place in zip(entries, places, strict=True):
         match each.columns["kind"]:
             case RecordKind.STARTED:
-                names = {name: str(each.columns[name]) for name in ("lease", "model", "server")}
-                opened[invocation] = {"id": invocation, "started_seq": seq, **names}
+                started[str(each.columns["invocation"])] = each, place
             case RecordKind.FINISHED:
-                if not opened.pop(invocation, None):
-                    closed.append(invocation)
-    return Link(
-        previous=head.digest,
-        places=places,
-        rows=_json(rows),
-        opened=_json(list(opened.values())),
-        closed=_json(closed),
-    )
+                finished[str(each.columns["invocation"])] = each
+    opened: dict[str, dict[str, object]] = {}
+    closed: dict[str, list[str]] = {}
+    for invocation, (each, place) in started.items():
+        if invocation not in finished:
+            names = {name: each.columns[name] for name in ("model", "server")}
+            opened.setdefault(each.lease, {})[invocation] = {"started_seq": place.seq, **names}
+    for invocation, each in finished.items():
+        if invocation not in started:
+            closed.setdefault(each.lease, []).append(invocation)
+    return [
+        {"lease": lease, "opened": opened.get(lease, {}), "closed": closed.get(lease, [])}
+        for lease in {**opened, **closed}
+    ]
 
 
 def first_of_each(entries: Iterable[Entry]) -> list[Entry]:
@@ -121,4 +139,4 @@ def first_of_each(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return msgspec.json.encode(value).decode()
