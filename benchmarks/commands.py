@@ -1,6 +1,6 @@
 """Whole commands against the least that Python itself takes for them: `mer --help`, and a one-shot `mer run digits`.
 
-    python benchmarks/commands.py [--rounds 15]
+    python benchmarks/commands.py [--rounds 15] [--quick]
 
 Runs our command and its yardstick in turn, first both on one CPU, then both on two, and prints the medians and the median of
 the ratios round by round. The one-shot needs a state folder of its own: one is made, the demo registered, and removed.
@@ -85,6 +85,9 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="one round each: to see that it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds = 1
     for name, figures in measure_pinned(arguments.rounds).items():
         print(name, json.dumps({key: round(value, 2) for key, value in figures.items()}))

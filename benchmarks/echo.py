@@ -1,6 +1,6 @@
 """A warm call: `LoadedModel.infer` of a 1 KiB echo, against the bare exchange of yardsticks/pipe.py in the same run.
 
-    python benchmarks/echo.py [--calls 4000] [--rounds 5] [--arrays buffer|numpy]
+    python benchmarks/echo.py [--calls 4000] [--rounds 5] [--arrays buffer|numpy] [--quick]
 
 Both are pinned alike, on one CPU and on two, and measured in turns, so that what else the machine does meets both.
 """
@@ -65,7 +65,10 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--arrays", choices=("buffer", "numpy"), default="buffer")
+    parser.add_argument("--quick", action="store_true", help="one round of 300 calls: to see that it runs")
     given = parser.parse_args()
+    if given.quick:
+        given.calls, given.rounds = 300, 1
     failed = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -19,15 +19,13 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from database import embedded, opened, state_folder
 from yardsticks import starts
 
-from mer.dal.postgres.account import server_account
+from mer.dal.postgres.account import Account, server_account
 from mer.dal.postgres.binaries import programs_for
 from mer.dal.postgres.connections import Connections
 from mer.dal.postgres.conninfo import conninfo
@@ -35,17 +33,30 @@ from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.settings import Settings
 
 
-@contextmanager
-def ours(folder: Path) -> Iterator[float]:
-    """Give the seconds that a first start took."""
-    server = EmbeddedPostgres(folder)
+def ours(state: Path, programs: Path) -> float:
+    """Return the seconds of a first start in that state folder, to which the programs were copied before."""
+    home = state / "postgres"
+    for folder in (state, home):
+        folder.mkdir()
+        folder.chmod(state.parent.stat().st_mode)
+    if programs.is_relative_to(state.parent):
+        copy = state.parent / programs.relative_to(state.parent).parts[0]
+        (home / copy.name).symlink_to(copy)
+    server = EmbeddedPostgres(state)
     start = time.perf_counter()
-    server.ensure_running()
-    took = time.perf_counter() - start
     try:
-        yield took
+        server.ensure_running()
+        return time.perf_counter() - start
     finally:
         server.stop()
+
+
+def bare(folder: Path, programs: Path, account: Account) -> float:
+    """Return the seconds of the yardstick in that folder."""
+    folder.mkdir(mode=0o700)
+    os.chown(folder, account.uid, account.gid)
+    with starts.cold(programs, folder, (account.uid, account.gid)) as took:
+        return took
 
 
 def cold(rounds: int) -> dict[str, float]:
@@ -54,23 +65,18 @@ def cold(rounds: int) -> dict[str, float]:
         start = time.perf_counter()
         programs = programs_for(account, place)
         copying = time.perf_counter() - start
+
+        def one(number: int, who: str) -> float:
+            folder = place / f"{who}-{number}"
+            os.sync()  # what the one before has left to be written, and removed, is not this one's
+            took = ours(folder, programs) if who == "ours" else bare(folder, programs, account)
+            shutil.rmtree(folder)
+            return took
+
         for number in range(rounds):
-            home = place / f"ours-{number}" / "postgres"
-            home.mkdir(parents=True)
-            for folder in (home.parent, home):
-                folder.chmod(place.stat().st_mode)
-            for copy in place.glob("server-*"):
-                (home / copy.name).symlink_to(copy)
-            with ours(home.parent) as a:
-                pass
-            bare = place / f"bare-{number}"
-            bare.mkdir(mode=0o700)
-            os.chown(bare, account.uid, account.gid)
-            with starts.cold(programs, bare, (account.uid, account.gid)) as b:
-                pass
-            pairs.append((a, b))
-            shutil.rmtree(home.parent)
-            shutil.rmtree(bare)
+            order = ("ours", "bare") if number % 2 else ("bare", "ours")
+            took = {who: one(number, who) for who in order}
+            pairs.append((took["ours"], took["bare"]))
     return {"programs_copied_ms": 0.0 if account.ours else copying * 1e3} | compared(pairs)
 
 
