@@ -33,7 +33,15 @@ async def open_mer(settings: Settings, via: Via) -> AsyncIterator[Mer]:
 
 @contextlib.asynccontextmanager
 async def compose(settings: Settings, *, actor: Actor, store: Store | None = None) -> AsyncIterator[Mer]:
-    """Put a Mer together; with `store`, over that one, which the caller has opened and closes."""
+    """Put a Mer together; with `store`, over that one, which the caller has opened and closes.
+
+    Raises:
+        UsageError: an auditor was given leave to change something.
+    """
+    if settings.auditor and settings.allow_changes:
+        from mer.core.errors import UsageError
+
+        raise UsageError("an auditor only reads", hint="Leave out --auditor, or -a (both may stand in the environment).")
     if store is not None:
         async with _assemble(settings, actor, store) as m:
             yield m

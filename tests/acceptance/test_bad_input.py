@@ -38,6 +38,8 @@ from tests.support.installation import DIGITS, THREE, Installation
         (["-a", "model", "alias", "digits", "prod", "99"], 66, "99"),
         (["-a", "weights", "register", "x", "/nosuch.safetensors"], 78, "nosuch"),
         (["-a", "model", "retire", "digits"], 2, "--yes"),
+        (["--auditor", "-a", "model", "list"], 2, "only reads"),
+        (["--auditor", "run", "digits", "--input", THREE], 77, "does not allow"),
         (["--env-file", "/nosuch/.env", "model", "list"], 78, "/nosuch/.env"),
         (["--database-url", "mysql://x", "model", "list"], 78, "mysql"),
         (["nosuch"], 2, "nosuch"),
