@@ -7,6 +7,7 @@ server the database does (the event `append` of migration 00): nobody's login ma
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ are): beyond it a group gains little, and everybody in it waits for all of it.""
 
 TRIES = 5
 """Of one group: a try fails where the head has moved or records are there already, and the next knows better."""
+
+TAKEN_SECONDS = 0.05
+"""Before another try where another process took the next place: at most so long, at random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +57,7 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appende
         LogNotVerified: a record stands where the next one belongs.
     """
     known: dict[Key, Head] = {}
-    for _ in range(TRIES):
+    for tries in range(1, TRIES + 1):
         missing = first_of_each(each for each in entries if each.key not in known)
         if not missing:
             return Appended(places=tuple(known[each.key] for each in entries if each.key), head=head)
@@ -62,7 +66,11 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appende
         except Refused as refused:
             if refused.reason == "taken":
                 found = await _places(run, missing)
-                if not found:
+                if not found and run.shared and tries < TRIES:
+                    # somebody else took it between this one's look and its commit: the engine tells that as a conflict,
+                    # or, seldom, as a row that is there
+                    await asyncio.sleep(random.uniform(0, TAKEN_SECONDS))  # noqa: S311 - spreads retries
+                elif not found:
                     raise LogNotVerified(
                         f"the access log cannot go on after record {head.seq}: its next place is taken"
                     ) from refused
