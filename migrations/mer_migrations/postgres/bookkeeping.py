@@ -124,7 +124,8 @@ def compare(found: Sequence[Noted], scripts: Sequence[Script], shown: str) -> No
             raise ConfigurationError(
                 f"{script} was edited after it was applied to {shown} as {row.number:02} {row.name}"
                 f" at {row.applied_at:%Y-%m-%d %H:%M:%S} UTC",
-                hint="Put it back as it was, and the change into a migration of its own.",
+                hint="Put it back as it was, and the change into a migration of its own."
+                f" An edit that was meant: mer-migrate stamp {found[-1].number:02}",
             )
 
 

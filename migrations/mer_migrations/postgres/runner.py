@@ -159,7 +159,9 @@ class Migrations:
         names = dict.fromkeys(self._roles.by_purpose, owner)
         granted = [each.for_roles(names) for script in scripts for name in names for each in script.rights[name]]
         try:
-            with connection.transaction(force_rollback=True):  # he has these rights: to give them only tells what is there
+            with connection.transaction(
+                force_rollback=True
+            ):  # he has these rights: to give them only tells what is there
                 self._execute(connection, granted)
         except MigrationFailed as error:
             raise ConfigurationError(

@@ -91,7 +91,8 @@ class PostgresTarget:
         driver = given.driver_username or _user_of(given.database_url)
         if not driver:
             raise ConfigurationError(
-                "nothing says whom mer logs in as", hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD."
+                "nothing says whom mer logs in as",
+                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with MIGRATIONS_DB_USERNAME and _PASSWORD.",
             )
         return Roles(
             driver=Role(name=driver, password=given.driver_password),

@@ -61,7 +61,11 @@ class SurrealTarget:
     def plan(self, to: int | None) -> Sequence[Planned]:
         async def ask(migrations: Migrations) -> Sequence[Planned]:
             return [
-                Planned(migration=_migration(script), direction=direction, statements=script.statements)
+                Planned(
+                    migration=_migration(script),
+                    direction=direction,
+                    statements=tuple(f"{each};" for each in script.statements),
+                )
                 for script, direction in await migrations.plan(to)
             ]
 
@@ -99,7 +103,8 @@ class SurrealTarget:
         given = self._settings
         if not given.driver_username or not given.driver_password:
             raise ConfigurationError(
-                "nothing says whom mer logs in as", hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD."
+                "nothing says whom mer logs in as",
+                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with MIGRATIONS_DB_USERNAME and _PASSWORD.",
             )
         logins = [Login(role=Role.DRIVER, name=given.driver_username, password=given.driver_password)]
         if given.auditor_username:

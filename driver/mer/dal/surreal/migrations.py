@@ -101,7 +101,8 @@ class Migrations:
                 raise ConfigurationError(
                     f"{script.path} was edited after it was applied as {row.number:02}-{row.name}"
                     f" at {row.applied_at:%Y-%m-%d %H:%M:%S}",
-                    hint="restore it, and put the change into a new script",
+                    hint="Put it back as it was, and the change into a migration of its own."
+                    f" An edit that was meant: mer-migrate stamp {applied[-1].number:02}",
                 )
         return scripts[len(applied) :]
 
