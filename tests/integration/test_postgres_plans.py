@@ -16,6 +16,7 @@ from mer.core.records import AccessFilter, InvocationId, Outcome, RecordKind
 from mer.dal.postgres.access_log import SCANNED_AT_ONCE, PostgresAccessLog
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections
+from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.errors import Meanings
 from mer.dal.postgres.session import RowFactory
 from tests.support.postgres import PostgresServer, tampering
@@ -112,13 +113,38 @@ def _looked_at(scan: dict[str, Any]) -> float:
 
 
 @pytest.fixture(scope="module")
-def login(postgres_server: PostgresServer) -> Iterator[ConnectionSettings]:
+def database(postgres_server: PostgresServer) -> Iterator[EmbeddedPostgres]:
     with postgres_server.copy() as database:
         with tampering(database) as connection:
             connection.execute(FILL)
             connection.execute("VACUUM ANALYZE mer.access")
-        connection.close()
-        yield database.driver()
+        yield database
+
+
+@pytest.fixture
+def login(database: EmbeddedPostgres) -> ConnectionSettings:
+    return database.driver()
+
+
+@pytest.fixture
+def new(database: EmbeddedPostgres) -> Iterator[None]:
+    """Let the server know nothing of the log, as when it was restored a moment ago."""
+    with tampering(database) as connection:
+        connection.execute("SELECT pg_clear_attribute_stats('mer', 'access', 'seq', false)")
+        yield
+        connection.execute("ANALYZE mer.access")
+
+
+@pytest.fixture
+def gap(database: EmbeddedPostgres) -> Iterator[int]:
+    """Give the place of a record that stands far behind the others."""
+    far = 10 * RECORDS
+    with tampering(database) as connection:
+        connection.execute(
+            f"INSERT INTO mer.access SELECT {far}, repeat('a', 64), repeat('b', 64), '', 'change', now()"
+        )
+        yield far
+        connection.execute(f"DELETE FROM mer.access WHERE seq = {far}")
 
 
 @pytest.fixture
@@ -216,3 +242,20 @@ async def test_a_verification_reads_each_part_from_where_the_last_one_ended(sess
     await log.feed(Verifier(chain=""), until=12_000)
     assert len(session.plans) >= 3
     assert read(session, "access_pkey", most=5000)
+
+
+@pytest.mark.usefixtures("new")
+async def test_a_log_that_was_restored_a_moment_ago_is_not_sorted_for_each_part(session, log):
+    assert sum([len(records) async for records in log.scan(after=10_000, until=20_000)]) == 10_000
+    assert read(session, "access_pkey", most=SCANNED_AT_ONCE)
+    session.plans.clear()
+    await log.feed(Verifier(chain=""), until=12_000)
+    assert read(session, "access_pkey", most=5000)
+
+
+async def test_what_stands_far_behind_the_others_is_seen(log, gap):
+    found = [record.seq async for records in log.scan(after=RECORDS - 1) for record in records]
+    assert found == [RECORDS, gap]
+    verifier = Verifier(chain="")
+    await log.feed(verifier)
+    assert (verifier.head.seq, verifier.records) == (gap, RECORDS + 1)

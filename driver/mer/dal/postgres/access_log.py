@@ -96,8 +96,12 @@ class PostgresAccessLog:
         # pages by key, not a cursor: no snapshot is held open however long a verification takes
         last = MAX_SEQ if until is None else until
         while after < last:
-            parameters = {"after": after, "until": last, "limit": SCANNED_AT_ONCE}
-            found = await self._session.ask(self._queries["scan"], parameters, repeatable=True, rows=records)
+            found: list[AccessRecord] = []
+            for end in _ends(after, last, SCANNED_AT_ONCE):
+                parameters = {"after": after, "until": end, "limit": SCANNED_AT_ONCE}
+                found = await self._session.ask(self._queries["scan"], parameters, repeatable=True, rows=records)
+                if found:
+                    break
             if not found:
                 return
             yield found
@@ -127,10 +131,14 @@ class PostgresAccessLog:
         """Feed the next COPIED_AT_ONCE records. One COPY for all would hold a snapshot for minutes, and outlast its deadline."""
         # what stands below 1 was put there by hand, and is to be seen
         after = MIN_SEQ if verifier.head == EMPTY and not verifier.records else verifier.head.seq
-        query = COPY.format(after=after, until=last, most=COPIED_AT_ONCE)
-        async with aclosing(self._session.copy(query)) as copied:
-            async for rows in copied:
-                verifier.feed(CopiedRecords(rows, layouts))
+        before = verifier.head
+        for end in _ends(after, last, COPIED_AT_ONCE):
+            query = COPY.format(after=after, until=end, most=COPIED_AT_ONCE)
+            async with aclosing(self._session.copy(query)) as copied:
+                async for rows in copied:
+                    verifier.feed(CopiedRecords(rows, layouts))
+            if verifier.head != before:
+                break
         if progress:
             progress(verifier.records)
 
@@ -153,6 +161,15 @@ class PostgresAccessLog:
         if refused:
             raise refused
         return tuple(places)
+
+
+def _ends(after: int, last: int, most: int) -> tuple[int, ...]:
+    """Return where to look for the next records: as far as that many go, and to the end only where none is so near.
+
+    With the end alone, a server that has no statistics yet, as after a restore, sorts all the rest for each part.
+    """
+    near = max(after, EMPTY.seq) + most
+    return (near, last) if near < last else (last,)
 
 
 def repeatable(bodies: Sequence[str]) -> bool:
