@@ -41,7 +41,9 @@ async def compose(settings: Settings, *, actor: Actor, store: Store | None = Non
     if settings.auditor and settings.allow_changes:
         from mer.core.errors import UsageError
 
-        raise UsageError("an auditor only reads", hint="Leave out --auditor, or -a (both may stand in the environment).")
+        raise UsageError(
+            "an auditor only reads", hint="Leave out --auditor, or -a (both may stand in the environment)."
+        )
     if store is not None:
         async with _assemble(settings, actor, store) as m:
             yield m

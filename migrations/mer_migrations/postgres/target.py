@@ -92,7 +92,8 @@ class PostgresTarget:
         if not driver:
             raise ConfigurationError(
                 "nothing says whom mer logs in as",
-                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with MIGRATIONS_DB_USERNAME and _PASSWORD.",
+                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with"
+                " MIGRATIONS_DB_USERNAME and MIGRATIONS_DB_PASSWORD.",
             )
         return Roles(
             driver=Role(name=driver, password=given.driver_password),

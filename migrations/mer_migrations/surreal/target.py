@@ -104,7 +104,8 @@ class SurrealTarget:
         if not given.driver_username or not given.driver_password:
             raise ConfigurationError(
                 "nothing says whom mer logs in as",
-                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with MIGRATIONS_DB_USERNAME and _PASSWORD.",
+                hint="Give DRIVER_DB_USERNAME and DRIVER_DB_PASSWORD; mer-migrate itself logs in with"
+                " MIGRATIONS_DB_USERNAME and MIGRATIONS_DB_PASSWORD.",
             )
         logins = [Login(role=Role.DRIVER, name=given.driver_username, password=given.driver_password)]
         if given.auditor_username:
