@@ -57,7 +57,10 @@ def test_the_commands_of_a_page_do_what_it_says(installed: Installation, tmp_pat
     [
         ["echo.py", "--calls", "100"],
         ["commands.py", "--rounds", "1"],
-        ["log_list.py", "--records", "500", "--rounds", "10"],
+        ["log_list.py", "--quick"],
+        ["start.py", "--quick"],
+        ["verify.py", "--quick"],
+        ["appends.py", "--quick"],
     ],
     ids=lambda words: words[0],
 )

@@ -214,6 +214,8 @@ def test_history_shows_when_how_long_and_by_which_bytes(empty: EmbeddedPostgres,
     environ = variables_of(empty)
     assert json.loads(versions.migrate(three, "history", "--json", environ=environ).stdout)["applied"] == []
     versions.migrate(three, "upgrade", "--to", "00", environ=environ)
+    with psycopg.connect(conninfo(empty.owner())) as connection:
+        connection.execute("CREATE TABLE mer.two (id integer)")
     versions.migrate(three, "stamp", "01", "--yes", environ=environ)
     applied = json.loads(versions.migrate(three, "history", "--json", environ=environ).stdout)["applied"]
     assert [(each["number"], each["name"], each["edited"]) for each in applied] == [

@@ -106,7 +106,20 @@ async def _part(task: Task, index: int, note: Callable[[int, int], None]) -> Par
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-        await asyncio.shield(process.wait())
+        await _reaped(process)
+
+
+async def _reaped(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that was killed, and for its pipes, though this task is cancelled meanwhile: nobody else would."""
+    waiting = asyncio.ensure_future(process.communicate())
+    cancelled: asyncio.CancelledError | None = None
+    while not waiting.done():
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
 
 
 def _error(failure: Failure) -> MerError:
