@@ -21,16 +21,15 @@ from mer.dal.postgres.account import Account, check_passage, server_account
 from mer.dal.postgres.binaries import programs_for
 from mer.dal.postgres.connection_settings import STATEMENT_SECONDS, ConnectionSettings
 from mer.dal.postgres.places import SOCKET_NAME, Places, make_folders, make_home, places
-from mer.dal.postgres.presence import Presence, open_lock, try_lock
+from mer.dal.postgres.presence import Presence
 from mer.folders import PRIVATE, TRAVERSABLE, check_folder
+from mer.locks import open_lock, try_lock
 
 IDLE_SECONDS = 1800.0
 """After which a server that nobody uses is stopped, where the settings do not say."""
 
 LOCK_SECONDS = 180.0
 """How long to wait while another process makes or starts the server: a first start after a crash takes the longest."""
-
-PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +203,11 @@ class EmbeddedPostgres:
         make_home(at)
         descriptor = open_lock(at.lock)
         try:
-            until = time.monotonic() + LOCK_SECONDS
-            while not try_lock(descriptor, fcntl.LOCK_EX):
-                if time.monotonic() > until:
-                    raise DatabaseUnreachable(
-                        f"another process has been starting or stopping the embedded PostgreSQL for {LOCK_SECONDS:g} s",
-                        hint=f"It holds {at.lock}.",
-                    )
-                time.sleep(PAUSE_SECONDS)
+            if not try_lock(descriptor, fcntl.LOCK_EX, seconds=LOCK_SECONDS):
+                raise DatabaseUnreachable(
+                    f"another process has been starting or stopping the embedded PostgreSQL for {LOCK_SECONDS:g} s",
+                    hint=f"It holds {at.lock}.",
+                )
             yield descriptor
         finally:
             os.close(descriptor)

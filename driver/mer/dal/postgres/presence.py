@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 import weakref
 from pathlib import Path
 
 from mer.core.errors import DatabaseUnreachable
-
-PAUSE_SECONDS = 0.02
+from mer.locks import open_lock, try_lock
 
 
 class Presence:
@@ -34,15 +32,12 @@ class Presence:
         if self._held is not None and self._held.alive:
             return
         descriptor = open_lock(self._file)
-        until = time.monotonic() + seconds
-        while not try_lock(descriptor, fcntl.LOCK_SH):
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise DatabaseUnreachable(
-                    f"the embedded PostgreSQL has been stopping for {seconds:g} s",
-                    hint=f"Who stops it holds {self._file}.",
-                )
-            time.sleep(PAUSE_SECONDS)
+        if not try_lock(descriptor, fcntl.LOCK_SH, seconds=seconds):
+            os.close(descriptor)
+            raise DatabaseUnreachable(
+                f"the embedded PostgreSQL has been stopping for {seconds:g} s",
+                hint=f"Who stops it holds {self._file}.",
+            )
         os.utime(descriptor)
         self._held = weakref.finalize(self, _leave, descriptor)
 
@@ -50,24 +45,6 @@ class Presence:
         """Be gone; leaving twice is no fault."""
         if self._held is not None:
             self._held()
-
-
-def open_lock(file: Path, *, make: bool = True) -> int:
-    """Open a lock file of ours, made if it is missing; the descriptor is not inherited.
-
-    Raises:
-        FileNotFoundError: it is missing, and not to be made.
-    """
-    return os.open(file, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def try_lock(descriptor: int, kind: int) -> bool:
-    """Take a lock (fcntl.LOCK_SH or LOCK_EX) if it is free, and tell whether it was."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _leave(descriptor: int) -> None:

@@ -19,15 +19,13 @@ from pathlib import Path
 
 from mer.dal.postgres import postmaster
 from mer.dal.postgres.places import Places
-from mer.dal.postgres.presence import open_lock, try_lock
+from mer.locks import open_lock, try_lock
 
 TAKEOVER_SECONDS = 5.0
 """How long a new watcher waits for the one before it, whose server has ended, to end too."""
 
 DEAD_SECONDS = 2.0
 """How often to look whether the server lives, where the kernel cannot tell of its end."""
-
-PAUSE_SECONDS = 0.05
 
 
 def watched(at: Places) -> bool:
@@ -98,11 +96,8 @@ def main() -> None:
     at = Places(home=Path(home), socket=Path(socket))
     with contextlib.suppress(FileNotFoundError):  # the state folder was removed: nothing is made in one that goes
         own = open_lock(at.watcher, make=False)
-        until = time.monotonic() + TAKEOVER_SECONDS
-        while not try_lock(own, fcntl.LOCK_EX):
-            if time.monotonic() > until:
-                return
-            time.sleep(PAUSE_SECONDS)
+        if not try_lock(own, fcntl.LOCK_EX, seconds=TAKEOVER_SECONDS):
+            return
         if found := postmaster.living(at):
             Watcher(at, found.pid, idle_seconds=float(idle_seconds)).run()
 
