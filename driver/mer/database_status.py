@@ -12,6 +12,7 @@ from mer.core.chain import Head
 from mer.core.errors import MerError, RecordNotFound
 from mer.dal.base import SCHEMA, Store
 from mer.dal.description import Description
+from mer.dal.filling import Filling
 from mer.dal.open import reach_store
 from mer.dal.times import record_time
 from mer.setting_kinds import without_password
@@ -38,6 +39,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     head: Head
     oldest: dt.datetime | None
     """When the first record was made."""
+    filling: Filling | None
+    """Where a copy or a restore into it has not ended."""
     open_invocations: int
     drivers: int
     """Leases: drivers that live, or have ended without a word."""
@@ -111,6 +114,7 @@ async def _contents(store: Store) -> Contents:
         records=head.seq,
         head=head,
         oldest=oldest,
+        filling=await store.filling(),
         open_invocations=len(await log.unfinished()),
         drivers=len(await store.leases.all()),
     )

@@ -17,9 +17,10 @@ from mer.audit.log import AuditLog
 from mer.audit.recorder import Recorder
 from mer.core.actor import Actor
 from mer.core.chain import Checkpoint, Head
-from mer.core.errors import Busy, ChangesNotAllowed, LogNotVerified, NotMigrated, UsageError
+from mer.core.errors import Busy, ChangesNotAllowed, LogNotVerified, NotFound, NotMigrated, UsageError
 from mer.core.records import LeaseId
 from mer.dal.base import Store
+from mer.dal.filling import Filling
 from mer.dal.open import open_store
 from mer.execution.claims import claimed
 from mer.execution.drivers import Driver, Drivers
@@ -31,6 +32,7 @@ from mer.moving.backup_reading import opened_backup
 from mer.moving.backup_writing import write_backup
 from mer.moving.log import Progress
 from mer.moving.lost import record_lost
+from mer.moving.nouns import nouns_of
 from mer.moving.source import Source, StoreSource
 from mer.moving.transfer import transfer
 from mer.registry.changes import ALLOW
@@ -87,6 +89,40 @@ async def copy(
         return told
 
 
+class Abandoned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy or a restore that was given up has left; its log was read and verified."""
+
+    database: str
+    filling: Filling
+    chain: str
+    head: Head
+    registered: int
+
+
+async def abandon(destination: Settings, *, actor: Actor, progress: Progress | None = None) -> Abandoned:
+    """Give up the copy or the restore into a database that was cut: whoever comes next uses what is there.
+
+    Invocations that were open where it came from are recorded as lost.
+
+    Raises:
+        NotFound: nothing fills it. Busy: somebody brings something there now, or drivers live there.
+        LogNotVerified: what has come does not hold; the mark stays. NotMigrated, ChangesNotAllowed, Unreachable.
+    """
+    _require_allowed(destination)
+    async with _destined(destination, actor) as store:
+        found = await store.filling()
+        if found is None:
+            raise NotFound(f"nothing fills {store.name}: no copy into it was cut", hint="mer db status")
+        chain, at = await store.access_log.chain(), await store.access_log.head()
+        await _verified(store, Checkpoint(chain=chain, seq=at.seq, digest=at.digest), progress)
+        await store.begin_filling(found.source)
+        await record_lost(store, actor=actor, clock=_now, why=f"the copy from {found.source} was given up")
+        registered = len([noun async for noun in nouns_of(store)])
+        await store.end_filling()
+        head = await store.access_log.head()
+        return Abandoned(database=store.name, filling=found, chain=chain, head=head, registered=registered)
+
+
 async def backup(
     source: Settings, file: Path, *, force: bool = False, progress: Progress | None = None
 ) -> tuple[Heading, End]:
@@ -118,7 +154,10 @@ async def restore(
 async def _bring(
     source: Source, store: Store, settings: Settings, *, actor: Actor | None, progress: Progress | None
 ) -> Moved:
-    """Bring the source, settle what was open in it (unless nobody is the `actor`), and verify the log where it is now."""
+    """Bring the source, settle what was open in it, and verify the log where it is now; then it is whole.
+
+    Where nobody is the `actor`, what is open stays so, and the destination marked as being filled: the rest comes later.
+    """
     transferred = await transfer(source, store, progress=progress)
     lost = 0
     if actor:
@@ -130,6 +169,8 @@ async def _bring(
         )
         await recorder.drain()
     head = await _verified(store, transferred.checkpoint, progress)
+    if actor:
+        await store.end_filling()
     return Moved(
         records=transferred.records,
         registered=transferred.registered,
@@ -155,9 +196,9 @@ async def _verified(store: Store, checkpoint: Checkpoint, progress: Progress | N
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Store]:
+async def _opened(settings: Settings, *, fills: bool = False) -> AsyncIterator[Store]:
     try:
-        store = await open_store(settings)
+        store = await open_store(settings, fills=fills)
     except NotMigrated as error:
         shown = without_password(settings.database_url)
         raise NotMigrated(error.message, hint=f"DB_CONNECTION_URL={shown} mer-migrate upgrade") from error
@@ -170,7 +211,7 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
 @contextlib.asynccontextmanager
 async def _destined(settings: Settings, actor: Actor) -> AsyncIterator[Store]:
     """Open a database to bring something to it, and claim it first, so that of two copies at once none begins unseen."""
-    async with _opened(settings) as store, claimed(store, actor=actor, clock=_now) as claim:
+    async with _opened(settings, fills=True) as store, claimed(store, actor=actor, clock=_now) as claim:
         await _require_unused(
             store,
             "It would go on under the chain that it knows, or brings something there itself.",

@@ -52,6 +52,8 @@ NOBODYS = (
     "SELECT mer.last_place()",
     "SELECT mer.derived('{}')",
     "SELECT mer.refuse()",
+    "INSERT INTO mer.filling (source) VALUES ('')",
+    "DELETE FROM mer.filling",
     "LOCK TABLE mer.access_lock IN EXCLUSIVE MODE",
     "LOCK TABLE mer.access_lock IN ROW EXCLUSIVE MODE",
     "LOCK TABLE mer.access IN SHARE MODE",
@@ -92,8 +94,11 @@ WRITES = (
     "DELETE FROM mer.placement",
     "SELECT FROM mer.server FOR SHARE",
     "SELECT mer.adopt_chain(gen_random_uuid())",
+    "SELECT mer.begin_filling('')",
+    "SELECT mer.end_filling()",
     "SELECT * FROM mer.append(ARRAY['{}'])",
     "SELECT * FROM mer.append_one('{}')",
+    "SELECT * FROM mer.fill(ARRAY['{}'])",
 )
 """What the driver may do and the auditor may not."""
 
@@ -212,7 +217,8 @@ def test_the_driver_cannot_end_the_owners_session(driver: psycopg.Connection, ow
 def test_the_driver_may_do_what_it_is_there_for(driver: psycopg.Connection) -> None:
     appended = f"SELECT * FROM mer.append(ARRAY['{records.change(uuid7())}'])"
     one = f"SELECT * FROM mer.append_one('{records.change(uuid7())}')"
-    may = [*WRITES[:-2], appended, one]
+    filled = f"SELECT * FROM mer.fill(ARRAY['{records.change(uuid7())}'])"
+    may = [*WRITES[:-3], appended, one, filled]
     assert allowed(driver, may) == may
 
 

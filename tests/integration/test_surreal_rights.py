@@ -97,6 +97,7 @@ STAMPED = "CREATE migrations:1 SET number = 1, name = 'x', checksum = 'x', appli
 
 OF_THE_AUDITOR = [
     "CREATE append_request SET bodies = ['{}']",
+    "CREATE filling_request SET source = 'x'",
     "CREATE server:new SET name = 'new', kind = 'ssh', description = '', labels = {}, parameters = {}, created_at = time::now()",
     *(
         f"UPDATE {table} SET name = 'x'"

@@ -60,6 +60,7 @@ SAME_FIELD = {
 POSTGRES_ALONE = {
     "access_lock": "what appending locks; SurrealDB's appends contend for access_head",
     "alembic_version": "Alembic's own record beside mer.migration",
+    "filling": "SurrealDB has that in access_head, too",
     "chain": "SurrealDB has the chain's name in access_head, which every append reads anyhow",
 }
 SURREAL_ALONE = {
@@ -68,6 +69,7 @@ SURREAL_ALONE = {
     "login": "names and passwords of driver and auditor, which PostgreSQL has as roles",
     "append_request": "a call of the append function, which PostgreSQL has as a function with rights of its own",
     "chain_request": "the same for the chain's name",
+    "filling_request": "the same for the mark of a copy or a restore",
 }
 POSTGRES_FIELDS_ALONE = {
     ("open_invocation", name): "within `open` in SurrealDB: a row for each invocation costs it too much to take away"

@@ -30,6 +30,7 @@ WIPED = "wiped"
 TABLES = (
     "access",
     "open_invocation",
+    "filling",
     "lease",
     "placement",
     "alias_move",

@@ -21,7 +21,7 @@
     ├── NotAllowed 77
     │   └── ChangesNotAllowed, AuthenticationFailed
     ├── ConfigurationError 78
-    │   ├── NotMigrated, MigrationFailed, DatabaseNotEmpty
+    │   ├── NotMigrated, MigrationFailed, DatabaseNotEmpty, BeingFilled
     │   └── PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
@@ -232,6 +232,10 @@ class MigrationFailed(ConfigurationError):
 
 class DatabaseNotEmpty(ConfigurationError):
     """The database holds something else than what was to be moved into it."""
+
+
+class BeingFilled(ConfigurationError):
+    """The database is being filled by a copy or a restore, or was when that was cut: it is not whole yet."""
 
 
 class PackageInvalid(ConfigurationError):

@@ -35,6 +35,7 @@ from mer.core.records import (
     WeightsVersion,
 )
 from mer.dal.description import Description
+from mer.dal.filling import Filling
 
 SCHEMA = 0
 """The number of the newest migration: the schema that this program needs. 00 counts."""
@@ -178,6 +179,9 @@ class AccessLog(Protocol):
 
         One group, all or nothing, except that a body which the database refuses for what it holds does not
         take its neighbours with it: the others are appended, then the error is raised.
+
+        Raises:
+            BeingFilled: a copy or a restore fills the database, and not this store's (Store.begin_filling).
         """
 
     async def head(self) -> Head:
@@ -282,6 +286,19 @@ class Store(Repositories, Protocol):
         Raises:
             DatabaseUnreachable, AuthenticationFailed, DatabaseLocked.
         """
+
+    async def filling(self) -> Filling | None:
+        """Return what fills the database, by a copy or a restore that has not ended; None where nothing does."""
+
+    async def begin_filling(self, source: str) -> None:
+        """Mark the database as being filled from there, and what was marked before as being filled by this store.
+
+        From now on this store alone appends to the log; any other's append is refused with BeingFilled, until
+        `end_filling`. What was being appended is in the log when this returns.
+        """
+
+    async def end_filling(self) -> None:
+        """Take the mark away; where there is none, that is no fault."""
 
     def transaction(self) -> AbstractAsyncContextManager[Repositories]:
         """Give repositories that read and write in one transaction, committed when the block ends without an error.

@@ -14,6 +14,7 @@ import msgspec
 
 from mer.core.errors import ConfigurationError, DatabaseUnreachable, NotMigrated
 from mer.dal.base import Store
+from mer.dal.filling import being_filled
 from mer.dal.migrate import upgrade_embedded
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from mer.settings import Settings
 
 
-async def open_store(settings: Settings) -> Store:
-    """Return the settings' store, opened and migrated.
+async def open_store(settings: Settings, *, fills: bool = False) -> Store:
+    """Return the settings' store, opened and migrated; one that is being filled only to who `fills` it, and to an auditor.
 
     Raises:
+        BeingFilled: a copy or a restore into it has not ended.
         ConfigurationError: the URL is none of a database, or a folder cannot be used.
         NotMigrated: a server is behind, or a database is newer than this program.
         DatabaseUnreachable, AuthenticationFailed, DatabaseLocked.
@@ -40,7 +42,18 @@ async def open_store(settings: Settings) -> Store:
         await upgrade_embedded(settings)
         store = await make()
         await store.open()
+    if not (fills or settings.auditor):
+        await _require_whole(store)
     return store
+
+
+async def _require_whole(store: Store) -> None:
+    try:
+        if found := await store.filling():
+            raise being_filled(store.name, found)
+    except BaseException:
+        await store.close()
+        raise
 
 
 async def reach_store(settings: Settings) -> Store:

@@ -32,7 +32,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 async def check_prefix(source: Source, destination: Store) -> bool:
     """Make sure that the destination's log is the beginning of the source's, or the other way round: then return True.
 
-    An empty destination takes over the name of the source's chain here.
+    Nothing is changed.
 
     Raises:
         DatabaseNotEmpty: it holds something else.
@@ -43,7 +43,6 @@ async def check_prefix(source: Source, destination: Store) -> bool:
         if at.seq:
             raise DatabaseNotEmpty(f"{destination.name} holds the log of chain {await log.chain()}, not {chain}")
         await _check_bare(source, destination)
-        await log.adopt_chain(chain)
     end = await source.head()
     there: Head
     wanted: Head | None
@@ -60,7 +59,9 @@ async def check_prefix(source: Source, destination: Store) -> bool:
 
 
 async def move_records(source: Source, destination: Store, *, progress: Progress | None = None) -> Moved:
-    """Append what the destination does not have yet, up to the source's head as it is now. The caller has checked the prefix.
+    """Append what the destination does not have yet, up to the source's head as it is now.
+
+    The caller has checked the prefix, and given the destination the name of the source's chain.
 
     Raises:
         LogNotVerified: a record of the source does not hold; those before it were moved, it was not.

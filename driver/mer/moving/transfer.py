@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from mer.core.chain import Checkpoint
-from mer.core.errors import ConcurrentChange, DatabaseNotEmpty
+from mer.core.errors import ConcurrentChange, DatabaseNotEmpty, NotAllowed
 from mer.dal.base import Store
 from mer.moving.log import Progress, check_prefix, move_records, through
 from mer.moving.registry import difference, put_registry
@@ -36,12 +36,15 @@ class Transferred(msgspec.Struct, frozen=True, kw_only=True):
 async def transfer(source: Source, destination: Store, *, progress: Progress | None = None) -> Transferred:
     """Bring the source's log and registry to a destination that is empty, or that has the beginning of them.
 
+    The destination is marked as being filled before anything comes to it, and stays so: the mark is the caller's to take
+    away, once nothing is missing.
+
     Raises:
         DatabaseNotEmpty: the destination holds something else.
         LogNotVerified: a record of the source does not hold.
         ConcurrentChange: the source's registry is changed all the time.
     """
-    if await check_prefix(source, destination):
+    if await _begin(source, destination):
         return Transferred(records=0, registered=0, checkpoint=await through(source), gone_on=True)
     moved = (await move_records(source, destination, progress=progress)).records
     for _ in range(TRIES):
@@ -57,3 +60,24 @@ async def transfer(source: Source, destination: Store, *, progress: Progress | N
         checkpoint = Checkpoint(chain=await source.chain(), seq=head.seq, digest=head.digest)
         return Transferred(records=moved, registered=registered, checkpoint=checkpoint, gone_on=False)
     raise ConcurrentChange(f"the registry of {source.name} was changed {TRIES} times while it was read")
+
+
+async def _begin(source: Source, destination: Store) -> bool:
+    """Have the destination for ourselves, under the source's chain; True where it has more than the source, and needs nothing.
+
+    Raises:
+        DatabaseNotEmpty: it holds something else; then it is not marked, unless it was before.
+    """
+    gone_on, marked = await check_prefix(source, destination), await destination.filling() is not None
+    if gone_on and not marked:
+        return True
+    await destination.begin_filling(source.name)
+    try:
+        # from here on nobody else writes there; until here somebody may have
+        gone_on = await check_prefix(source, destination)
+        await destination.access_log.adopt_chain(await source.chain())
+    except (DatabaseNotEmpty, NotAllowed):
+        if not marked:
+            await destination.end_filling()
+        raise
+    return gone_on

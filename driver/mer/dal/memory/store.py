@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from mer.dal.base import SCHEMA
 from mer.dal.description import Description
+from mer.dal.filling import MAX_SOURCE, Filling
 from mer.dal.memory.access_log import MemoryAccessLog
 from mer.dal.memory.leases import MemoryLeases
 from mer.dal.memory.models import MemoryModels
@@ -43,6 +44,7 @@ class MemoryStore(MemoryRepositories):
         self._log = asyncio.Lock()
         self._tables.chain.put(THE_CHAIN, str(uuid.uuid4()))
         self._clock = clock
+        self._filling: Filling | None = None
         super().__init__(self._tables, lock=lambda: LogLock(self._log), clock=clock)
 
     @property
@@ -64,6 +66,17 @@ class MemoryStore(MemoryRepositories):
 
     async def describe(self) -> Description:
         return Description(server="memory", client="memory")
+
+    async def filling(self) -> Filling | None:
+        return self._filling
+
+    async def begin_filling(self, source: str) -> None:
+        # nobody to be refused: there is no other store on what this one holds
+        since = self._filling.since if self._filling else self._clock()
+        self._filling = Filling(source=source[:MAX_SOURCE], since=since)
+
+    async def end_filling(self) -> None:
+        self._filling = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryRepositories]:

@@ -13,6 +13,7 @@ from psycopg import errors
 
 from mer.core.errors import (
     AuthenticationFailed,
+    BeingFilled,
     Busy,
     ConcurrentChange,
     ConfigurationError,
@@ -22,6 +23,7 @@ from mer.core.errors import (
     NotMigrated,
     UsageError,
 )
+from mer.dal.filling import RESUMES
 
 UPGRADE = "Run: mer-migrate upgrade"
 
@@ -36,6 +38,9 @@ ENDED = frozenset({"25P03", "25P04", "40003", "57P01", "57P02", "57P04", "57P05"
 """States with which a server ends a connection, beside those that begin with 08: it stops, or an idle or a whole
 transaction took too long (a machine that slept in one meets that). Any other state is an answer, and asking again for it
 would only be told the same."""
+
+BEING_FILLED = "MER01"
+"""The state in which mer.last_place refuses an append; the server's own begin with a digit, F0, HV, P0 or XX."""
 
 Meanings = Mapping[str, MerError]
 """What a violated constraint means to a caller, by the constraint's name."""
@@ -67,6 +72,8 @@ def translate(error: psycopg.Error, shown: str, meanings: Meanings) -> MerError:
     )
     if (meant := meanings.get(error.diag.constraint_name or "")) is not None:
         return meant
+    if error.sqlstate == BEING_FILLED:
+        return BeingFilled(hint=RESUMES)
     match error:
         case errors.InvalidPassword() | errors.InvalidAuthorizationSpecification():
             return AuthenticationFailed(f"{shown} did not accept the login: {told}")

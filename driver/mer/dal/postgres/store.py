@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from mer.core.chain import Head
 from mer.core.errors import NotMigrated
 from mer.dal.description import Description
 from mer.dal.elsewhere import told
+from mer.dal.filling import MAX_SOURCE, Filling
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
 from mer.dal.postgres.appending import Appender
 from mer.dal.postgres.connecting import Start
@@ -55,6 +58,8 @@ class PostgresStore(PostgresRepositories):
         self._closed = closed
         self._connections = Connections(settings, start=start)
         self._queries = queries("access_log")
+        self._fills = False
+        """Whether it is this store that the database is being filled by."""
         self._appender = Appender(self._queries["append_one"], seconds=settings.statement_seconds, shown=settings.shown)
         super().__init__(self._connections, append=self._append, alone=True)
 
@@ -90,13 +95,30 @@ class PostgresStore(PostgresRepositories):
     async def describe(self) -> Description:
         return await describe(self._connections)
 
+    async def filling(self) -> Filling | None:
+        rows = await self._connections.ask(self._queries["filling"], repeatable=True)
+        return msgspec.convert(rows[0], Filling) if rows else None
+
+    async def begin_filling(self, source: str) -> None:
+        query = self._queries["begin_filling"]
+        await self._connections.ask(query, {"source": source[:MAX_SOURCE]}, repeatable=True)
+        self._fills = True
+
+    async def end_filling(self) -> None:
+        await self._connections.ask(self._queries["end_filling"], repeatable=True)
+        self._fills = False
+
+    @property
+    def _append_query(self) -> str:
+        return self._queries["fill" if self._fills else "append"]
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresRepositories]:
         async with self._connections.pooled() as connection:
             session = TransactionSession(connection, self._connections.settings)
 
             async def append(bodies: Sequence[str]) -> tuple[Head, ...]:
-                rows = await session.ask(self._queries["append"], {"bodies": list(bodies)})
+                rows = await session.ask(self._append_query, {"bodies": list(bodies)})
                 return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
 
             try:
@@ -114,7 +136,7 @@ class PostgresStore(PostgresRepositories):
             settings = self._connections.settings
             rows = await run(
                 connection,
-                self._queries["append"],
+                self._append_query,
                 {"bodies": list(bodies)},
                 seconds=settings.statement_seconds,
                 shown=settings.shown,
@@ -122,5 +144,5 @@ class PostgresStore(PostgresRepositories):
             return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
 
         return await self._connections.in_turn(
-            one if len(bodies) == 1 else group, repeatable=lambda: repeatable(bodies)
+            one if len(bodies) == 1 and not self._fills else group, repeatable=lambda: repeatable(bodies)
         )

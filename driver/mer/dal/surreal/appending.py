@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mer.core.chain import EMPTY, Head
-from mer.core.errors import ConcurrentChange, InputInvalid, LogNotVerified, MerError
+from mer.core.errors import BeingFilled, ConcurrentChange, InputInvalid, LogNotVerified, MerError
+from mer.dal.filling import RESUMES
 from mer.dal.surreal.answers import Refused
 from mer.dal.surreal.connection import Connection
 from mer.dal.surreal.entries import Entry, Key, first_of_each, link, places_after
@@ -49,10 +50,12 @@ async def head_of(run: Executor) -> Head:
     return Head(seq=found["seq"], digest=found["digest"])
 
 
-async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appended:
-    """Append entries after `head` (or after the true one, if that has moved) in one transaction.
+async def append(run: Executor, entries: Sequence[Entry], head: Head, *, fills: bool = False) -> Appended:
+    """Append entries after `head` (or after the true one, if that has moved) in one transaction; `fills` says that it is this
+    process's copy or restore that the database is being filled by.
 
     Raises:
+        BeingFilled: it is another's.
         ConcurrentChange: others were faster, time and again.
         LogNotVerified: a record stands where the next one belongs.
     """
@@ -62,7 +65,9 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appende
         if not missing:
             return Appended(places=tuple(known[each.key] for each in entries if each.key), head=head)
         try:
-            places = await (_chained_there(run, missing) if run.shared else _chained_here(run, missing, head))
+            places = await (
+                _chained_there(run, missing, fills) if run.shared else _chained_here(run, missing, head, fills)
+            )
         except Refused as refused:
             if refused.reason == "taken":
                 found = await _places(run, missing)
@@ -75,6 +80,8 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appende
                         f"the access log cannot go on after record {head.seq}: its next place is taken"
                     ) from refused
                 known |= found
+            elif refused.reason == "filling":
+                raise BeingFilled(hint=RESUMES) from refused
             else:
                 head = await head_of(run)
             continue
@@ -87,7 +94,7 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head) -> Appende
     raise ConcurrentChange(f"the access log moved {TRIES} times while a record was appended")
 
 
-async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head) -> tuple[Head, ...]:
+async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head, fills: bool) -> tuple[Head, ...]:
     chained = link(entries, head)
     await run.ask(
         load("access_log")["append"],
@@ -96,23 +103,26 @@ async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head) -> 
         leases=chained.leases,
         seq=chained.places[-1].seq,
         digest=chained.places[-1].digest,
+        fills=fills,
     )
     return chained.places
 
 
-async def _chained_there(run: Executor, entries: Sequence[Entry]) -> tuple[Head, ...]:
+async def _chained_there(run: Executor, entries: Sequence[Entry], fills: bool) -> tuple[Head, ...]:
     # one that is there already is refused, and found: only a change, which may come twice, must not be sent twice
     request = replace(load("access_log")["request"], repeatable=all(each.key for each in entries))
-    before = await run.ask(request, bodies=[each.body for each in entries])
+    before = await run.ask(request, bodies=[each.body for each in entries], fills=fills)
     return places_after(entries, Head(seq=before["seq"], digest=before["digest"]))
 
 
-async def append_each(run: Executor, entries: Sequence[Entry], head: Head) -> tuple[list[Head | MerError], Head]:
+async def append_each(
+    run: Executor, entries: Sequence[Entry], head: Head, *, fills: bool = False
+) -> tuple[list[Head | MerError], Head]:
     """Append entries one by one, and return the place of each, or why the database refuses it."""
     outcomes: list[Head | MerError] = []
     for each in entries:
         try:
-            appended = await append(run, [each], head)
+            appended = await append(run, [each], head, fills=fills)
         except InputInvalid as error:
             outcomes.append(error)
         else:
@@ -121,7 +131,7 @@ async def append_each(run: Executor, entries: Sequence[Entry], head: Head) -> tu
     return outcomes, head
 
 
-async def append_settled(run: Executor, entries: Sequence[Entry]) -> tuple[Head, ...]:
+async def append_settled(run: Executor, entries: Sequence[Entry], *, fills: bool = False) -> tuple[Head, ...]:
     """Append entries after the head as it is; what the database refuses does not take its neighbours with it.
 
     Raises:
@@ -129,9 +139,9 @@ async def append_settled(run: Executor, entries: Sequence[Entry]) -> tuple[Head,
     """
     head = EMPTY if run.shared else await head_of(run)
     try:
-        return (await append(run, entries, head)).places
+        return (await append(run, entries, head, fills=fills)).places
     except InputInvalid:
-        outcomes, _ = await append_each(run, entries, head)
+        outcomes, _ = await append_each(run, entries, head, fills=fills)
         return _agreed(outcomes)
 
 
@@ -154,6 +164,8 @@ class GroupWriter:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._run = Direct(connection)
+        self.fills = False
+        """Whether it is this process that the database is being filled by."""
         self._waiting: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._head: Head | None = None
@@ -195,10 +207,10 @@ class GroupWriter:
             async with self._connection.in_use():
                 head = await self._last()
                 try:
-                    appended = await append(self._run, entries, head)
+                    appended = await append(self._run, entries, head, fills=self.fills)
                     outcomes, self._head = appended.places, appended.head
                 except InputInvalid:
-                    outcomes, self._head = await append_each(self._run, entries, head)
+                    outcomes, self._head = await append_each(self._run, entries, head, fills=self.fills)
         except asyncio.CancelledError:
             for request in group:
                 request.places.cancel()

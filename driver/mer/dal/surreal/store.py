@@ -9,6 +9,7 @@ from mer.core.chain import Head
 from mer.core.errors import NotMigrated
 from mer.dal import base
 from mer.dal.description import Description
+from mer.dal.filling import MAX_SOURCE, Filling
 from mer.dal.surreal import appending
 from mer.dal.surreal.access_log import SurrealAccessLog
 from mer.dal.surreal.appending import GroupWriter
@@ -22,6 +23,8 @@ from mer.dal.surreal.login import Login
 from mer.dal.surreal.migrations import Migrations
 from mer.dal.surreal.models import SurrealModels
 from mer.dal.surreal.placements import SurrealPlacements
+from mer.dal.surreal.queries import load
+from mer.dal.surreal.rows import from_row
 from mer.dal.surreal.server import RECONNECT_SECONDS
 from mer.dal.surreal.servers import SurrealServers
 from mer.dal.surreal.unit import UnitOfWork, unit_of_work
@@ -99,7 +102,9 @@ class SurrealStore(SurrealRepositories):
         )
         self._login = login
         self._writer = GroupWriter(self._connection)
-        super().__init__(Direct(self._connection), write=self._writer.append)
+        self._run = Direct(self._connection)
+        self._queries = load("access_log")
+        super().__init__(self._run, write=self._writer.append)
 
     @property
     def name(self) -> str:
@@ -129,6 +134,21 @@ class SurrealStore(SurrealRepositories):
     async def describe(self) -> Description:
         return await describe(self._connection, self._login)
 
+    async def filling(self) -> Filling | None:
+        found = await self._run.ask(self._queries["filling"])
+        return None if found is None else from_row(Filling, found)
+
+    async def begin_filling(self, source: str) -> None:
+        await self._fill(source[:MAX_SOURCE])
+        self._writer.fills = True
+
+    async def end_filling(self) -> None:
+        await self._fill(None)
+        self._writer.fills = False
+
+    async def _fill(self, source: str | None) -> None:
+        await self._run.ask(self._queries["request_fill" if self._run.shared else "fill"], source=source)
+
     def _check(self, found: int | None) -> None:
         if found is None:
             raise NotMigrated(f"{self.name} is not migrated", hint="run `mer-migrate upgrade`")
@@ -146,14 +166,14 @@ class SurrealStore(SurrealRepositories):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[base.Repositories]:
         async with unit_of_work(self._connection) as unit:
-            yield SurrealRepositories(unit, write=_appending_in(unit))
+            yield SurrealRepositories(unit, write=_appending_in(unit, fills=self._writer.fills))
 
 
-def _appending_in(unit: UnitOfWork) -> appending.Write:
+def _appending_in(unit: UnitOfWork, *, fills: bool) -> appending.Write:
     """Return how a unit of work appends: last in its block, with every other writer waiting until it ends."""
 
     async def write(entries: Sequence[Entry]) -> tuple[Head, ...]:
         async with unit.changing():
-            return await appending.append_settled(unit, entries)
+            return await appending.append_settled(unit, entries, fills=fills)
 
     return write

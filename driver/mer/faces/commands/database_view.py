@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mer.dal.filling import RESUMES
 from mer.faces.render.documents import error_document
 from mer.faces.render.table import details
 from mer.faces.render.text import counted, visible
 
 if TYPE_CHECKING:
+    from mer.dal.filling import Filling
     from mer.database_status import Status
-    from mer.databases import Moved
+    from mer.databases import Abandoned, Moved
     from mer.faces.render.console import Console
 
 
@@ -63,6 +65,7 @@ def text(console: Console, found: Status) -> str:
             "chain": contents.chain,
             "records": str(contents.records),
             "head": contents.head.digest if contents.records else None,
+            "filled": _filled(contents.filling) if contents.filling else None,
             "oldest": console.time(contents.oldest) if contents.oldest else None,
             "open": counted(contents.open_invocations, "invocation"),
             "leases": counted(contents.drivers, "driver"),
@@ -86,6 +89,20 @@ def moved_text(done: Moved) -> str:
     if not done.complete:
         lines.append("drivers may have lived on the source: once they have ended, copy again without --ahead")
     return "".join(f"{visible(line)}\n" for line in lines)
+
+
+def abandoned_text(left: Abandoned) -> str:
+    """Return what is there where a copy was given up."""
+    lines = [
+        f"gave up what came to {left.database} from {left.filling.source}: nothing more is awaited there",
+        f"it has {counted(left.registered, 'thing')} of the registry; what had not come yet is missing",
+        f"sound: {counted(left.head.seq, 'record')}, head {left.head.seq} {left.head.digest}",
+    ]
+    return "".join(f"{visible(line)}\n" for line in lines)
+
+
+def _filled(filling: Filling) -> str:
+    return f"from {filling.source} since {filling.since:%Y-%m-%d %H:%M} UTC; not whole yet: {RESUMES}"
 
 
 def _schema(found: Status) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mer.core.errors import Busy, ConfigurationError
+from mer.core.errors import Busy, ConfigurationError, UsageError
 from mer.faces.commands.driver import grace as grace_option
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
@@ -18,6 +18,7 @@ from mer.faces.render.text import counted, visible
 if TYPE_CHECKING:
     from mer.core.actor import Actor
     from mer.dal.postgres.embedded import EmbeddedPostgres
+    from mer.settings import Settings
 
 
 @click.group(cls=Noun, help=ENTRIES["db"].help)
@@ -40,11 +41,14 @@ async def status(face: Face) -> None:
 
 @command.command()
 @click.argument("source", metavar="FROM")
-@click.argument("destination", metavar="TO")
+@click.argument("destination", metavar="TO", required=False)
 @click.option("--ahead", is_flag=True, help="Copy while drivers live on FROM; once more without this brings the rest.")
+@click.option("--abandon", is_flag=True, help="Copy nothing: give up a copy into FROM that was cut, or copied ahead.")
 @click.pass_obj
-async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
+async def copy(face: Face, source: str, destination: str | None, ahead: bool, abandon: bool) -> None:
     """Copy registry and access log into an empty database. Cut at any point, it goes on when it is run again.
+
+    Until it has ended, and after --ahead, nobody else can use TO.
 
     FROM and TO are `embedded` or a URL, without a password: that comes from DRIVER_DB_PASSWORD, or where the two differ
     from FROM_DB_PASSWORD and TO_DB_PASSWORD, or from ~/.pgpass. The log is verified on both sides.
@@ -54,6 +58,13 @@ async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
     from mer.faces.commands.database_view import moved_text
 
     settings, environ = face.access.settings, face.access.environ
+    if abandon:
+        if destination is not None or ahead:
+            raise UsageError("--abandon takes one database, and nothing else", hint="mer db copy --abandon TO")
+        await _abandon(face, named(source, settings, side="TO", environ=environ))
+        return
+    if destination is None:
+        raise UsageError("a copy has a FROM and a TO", hint="mer db copy --help says what it takes")
     old = named(source, settings, side="FROM", environ=environ)
     new = named(destination, settings, side="TO", environ=environ)
     with Phases(face.console) as progress:
@@ -65,6 +76,16 @@ async def copy(face: Face, source: str, destination: str, ahead: bool) -> None:
             "who goes on using the old one writes a log that has parted.\n"
             "Packages and weights are in the content store, which was not moved (docs/databases.md)."
         )
+
+
+async def _abandon(face: Face, settings: Settings) -> None:
+    from mer.databases import abandon
+    from mer.faces.commands.database_view import abandoned_text
+
+    with Phases(face.console) as progress:
+        left = await abandon(settings, actor=_actor(face), progress=progress)
+    face.access.changed()
+    face.show(left, lambda: abandoned_text(left))
 
 
 @command.command()

@@ -15,6 +15,22 @@ SELECT seq, digest FROM mer.append(%(bodies)b);
 -- The same for a single body, which is libpq's own parameter: appending.py.
 SELECT seq, digest FROM mer.append_one($1);
 
+-- name: fill
+-- The same for the copy or the restore that the database is being filled by.
+SELECT seq, digest FROM mer.fill(%(bodies)b);
+
+-- name: filling
+-- What fills the database, and since when.
+SELECT source, since FROM mer.filling;
+
+-- name: begin_filling
+-- From now on, only by this.
+SELECT mer.begin_filling(%(source)s);
+
+-- name: end_filling
+-- Nothing any more.
+SELECT mer.end_filling();
+
 -- name: head
 -- The last record's place.
 SELECT seq, digest FROM mer.access ORDER BY seq DESC LIMIT 1;

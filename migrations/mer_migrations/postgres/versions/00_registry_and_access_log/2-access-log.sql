@@ -122,6 +122,10 @@ BEGIN
     -- a session can set it off, and would then be told of records that a crash takes back
     PERFORM set_config('synchronous_commit', 'on', true);
     LOCK TABLE mer.access_lock IN EXCLUSIVE MODE;
+    -- 5-filling.sql
+    IF EXISTS (SELECT FROM mer.filling) AND current_setting('mer.fills', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION 'the database is being filled' USING ERRCODE = 'MER01';
+    END IF;
     -- a statement of its own: together with the lock it would read as of before the wait
     SELECT a.seq, a.digest INTO seq, digest FROM mer.access a ORDER BY a.seq DESC LIMIT 1;
     IF NOT FOUND THEN
