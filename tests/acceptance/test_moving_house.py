@@ -125,6 +125,15 @@ def test_a_copy_that_is_killed_goes_on_and_loses_nothing(home: Installation, oth
             killed += process.wait() == -signal.SIGKILL
         assert killed
         assert other.count()
+        half = {"DB_CONNECTION_URL": other.url, "PGPASSWORD": other.password}
+        for command_line in (
+            ["model", "list"],
+            ["-a", "model", "edit", "digits", "--description", "x"],
+            ["log", "list"],
+        ):
+            assert "is being filled from postgresql://" in home.mer(*command_line, environment=half, code=78).stderr
+        assert home.json("db", "status", environment=half)["contents"]["filling"]["source"].startswith("postgresql://")
+        assert "db copy --abandon" in home.mer("db", "status", environment=half).stdout
         told = home.json(*command, environment=passwords)
         assert told["records"] < LONG
         assert told["complete"] is True
@@ -134,6 +143,26 @@ def test_a_copy_that_is_killed_goes_on_and_loses_nothing(home: Installation, oth
     assert (there["chain"], there["nouns"]) == (here["chain"], here["nouns"])
     assert len(there["records"]) == len(here["records"]) + told["lost"]
     assert within(other.embedded, sound)
+
+
+def test_a_copy_that_was_cut_can_be_given_up(home: Installation, other: Other, tmp_path: Path) -> None:
+    other.migrate()
+    away = home.with_database(f"surrealkv://{tmp_path}/away")
+    home.mer("-a", "db", "copy", "embedded", f"surrealkv://{tmp_path}/away", "--ahead")
+    assert "is being filled" in away.mer("-a", "model", "edit", "digits", "--description", "x", code=78).stderr
+    assert (
+        "is being filled"
+        in home.mer("db", "backup", str(tmp_path / "b.gz"), environment=away.environment, code=78).stderr
+    )
+    away.mer("db", "copy", "--abandon", f"surrealkv://{tmp_path}/away", code=77)
+    left = home.json("-a", "db", "copy", "--abandon", f"surrealkv://{tmp_path}/away")
+    assert left["filling"]["source"] == "postgresql (embedded)"
+    assert left["head"]["seq"] >= 1
+    away.mer("model", "show", "digits")
+    away.mer("log", "verify")
+    assert "nothing fills" in home.mer("-a", "db", "copy", "--abandon", f"surrealkv://{tmp_path}/away", code=66).stderr
+    for wrong in (["embedded"], ["--abandon", "embedded", other.url], ["--abandon", "embedded", "--ahead"]):
+        home.mer("-a", "db", "copy", *wrong, code=2)
 
 
 def test_a_destination_that_was_not_migrated_is_told_how(home: Installation, other: Other) -> None:

@@ -155,6 +155,38 @@ async def test_a_source_whose_tail_was_cut_is_refused(postgres_server: PostgresS
                 await transfer(StoreSource(old), MemoryStore())
 
 
+async def test_what_is_refused_is_not_marked_and_what_was_begun_is() -> None:
+    old, strange, new = await filled(20), await filled(3), MemoryStore()
+    with pytest.raises(DatabaseNotEmpty):
+        await transfer(StoreSource(old), strange)
+    assert await strange.filling() is None
+    with pytest.raises(DatabaseUnreachable):
+        await transfer(Failing(StoreSource(old), after=0), new)
+    assert await new.filling() is not None
+    assert (await new.access_log.head()).seq == 0
+
+
+class Late(StoreSource):
+    """A source during whose first look somebody writes to the destination."""
+
+    def __init__(self, store: Store, destination: Store) -> None:
+        super().__init__(store)
+        self._destination: Store | None = destination
+
+    async def head(self) -> Head:
+        destination, self._destination = self._destination, None
+        if destination:
+            await append(destination, 1)
+        return await super().head()
+
+
+async def test_who_came_between_the_look_and_the_mark_keeps_the_database() -> None:
+    old, new = await filled(20), MemoryStore()
+    with pytest.raises(DatabaseNotEmpty):
+        await transfer(Late(old, new), new)
+    assert await new.filling() is None
+
+
 async def test_logs_that_have_parted_are_told_apart_whichever_is_longer() -> None:
     old, new = await filled(20), MemoryStore()
     await transfer(StoreSource(old), new)
