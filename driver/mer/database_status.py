@@ -71,9 +71,11 @@ async def status(settings: Settings) -> Status:
     content = settings.state_folder / "content"
     embedded = None
     if not settings.database_url:
+        from mer.dal.postgres.embedded import SHOWN
+
         embedded = await asyncio.to_thread(_embedded, settings)
         if not embedded.running:
-            return Status(database="postgresql (embedded)", embedded=embedded, content=content)
+            return Status(database=SHOWN, embedded=embedded, content=content)
     elif (folder := _folder(settings.database_url)) and not folder.exists():
         return Status(database=settings.database_url, content=content)
     store: Store | None = None

@@ -19,7 +19,7 @@ from mer.core.errors import ConfirmationNeeded, Interrupted, MerError, NotMigrat
 from mer.faces.render.console import Console, OutputClosed
 from mer.faces.render.table import Column
 from mer.settings import Settings, load
-from mer_migrations.target import BEFORE_00, Applied, Planned, Target, current, missing, target
+from mer_migrations.target import BEFORE_00, Applied, Planned, Target, current, missing, not_made, target
 
 OpenTarget: TypeAlias = Callable[[Settings], Target]
 
@@ -153,7 +153,7 @@ def show_current(call: Call) -> None:
     """Show the last migration that was applied."""
     database = call.target()
     applied = database.applied()
-    call.tell(database, [str(applied[-1]) if applied else "not migrated"])
+    call.tell(database, [str(applied[-1]) if applied else _nothing(database)])
 
 
 @program.command()
@@ -163,7 +163,7 @@ def history(call: Call) -> None:
     """Show what was applied, when and how long it took. The checksum is that of a migration's scripts."""
     database = call.target()
     applied = database.applied()
-    call.tell(database, [] if applied else ["not migrated"], applied=applied)
+    call.tell(database, [] if applied else [_nothing(database)], applied=applied)
     if call.console.json:
         return
     columns = [
@@ -181,12 +181,17 @@ def history(call: Call) -> None:
 @as_json
 @click.pass_obj
 def check(call: Call) -> None:
-    """Tell whether everything is in order. Ends with 0 if so; with 78 if not, or if `upgrade` has something to do."""
+    """Tell whether everything is in order. Ends with 0 if so; with 78 if not, or if `upgrade` has something to do.
+
+    What only looks makes no database: one that is not there yet is told as that.
+    """
     database = call.target()
     pending = missing(database)
     call.tell(database, [] if pending else ["up to date"], pending=pending)
     if pending:
         names = ", ".join(map(str, pending))
+        if not database.made:
+            raise not_made(database.shown)
         raise NotMigrated(f"{database.shown} lacks {names}", hint="Run: mer-migrate upgrade")
     call.advise(database)
 
@@ -255,6 +260,8 @@ def stamp(call: Call, *, number: int, yes: bool) -> None:
     known = {migration.number: migration for migration in database.known()}
     if number not in known and number != BEFORE_00:
         raise UsageError(f"there is no migration {number:02}", hint=f"The newest is {known[max(known)]}.")
+    if not database.made:
+        raise not_made(database.shown)
     if number == BEFORE_00:
         record = "not migrated"
         call.console.warn(
@@ -294,6 +301,10 @@ def _row(console: Console, each: Applied) -> list[str]:
     took = "" if each.microseconds is None else f"{each.microseconds / 1000:.1f}"
     state = "edited since" if each.edited else "stamped" if each.microseconds is None else "applied"
     return [f"{each.number:02}", each.name, console.time(each.applied_at), took, each.checksum, state]
+
+
+def _nothing(database: Target) -> str:
+    return "not migrated" if database.made else "not there yet"
 
 
 def _script(planned: Planned) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mer.core.errors import ConfigurationError
+from mer.core.errors import ConfigurationError, NotMigrated
 from mer.settings import Settings
 
 BEFORE_00 = -1
@@ -65,6 +65,10 @@ class Target(Protocol):
     def shown(self) -> str:
         """The database for people, without secrets."""
 
+    @property
+    def made(self) -> bool:
+        """Whether there is a database. Where there is none yet, `applied`, `verify` and `plan` make none."""
+
     def known(self) -> Sequence[Migration]:
         """Return the migrations that this program has, by number. Raises: ConfigurationError (a gap, a bad name)."""
 
@@ -83,7 +87,7 @@ class Target(Protocol):
     def plan(self, to: int | None) -> Sequence[Planned]:
         """Return what would run to get to that number (None: the newest, BEFORE_00: nothing left), up or down; run none.
 
-        Raises: as `verify`; UsageError (there is no such number, or no way down).
+        Raises: as `verify`; NotMigrated (there is no database); UsageError (there is no such number, or no way down).
         """
 
     def upgrade(self, to: int | None) -> Sequence[Migration]:
@@ -137,3 +141,8 @@ def missing(database: Target) -> tuple[Migration, ...]:
     database.verify()
     known, number = database.known(), current(database)
     return tuple(migration for migration in known if number is None or migration.number > number)
+
+
+def not_made(shown: str) -> NotMigrated:
+    """Return the error for who would look into a database that was not made yet."""
+    return NotMigrated(f"{shown} is not there yet", hint="`mer-migrate upgrade` makes it, and `mer` where it needs it.")

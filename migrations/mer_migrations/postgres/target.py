@@ -7,16 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mer.core.errors import ConfigurationError
+from mer.core.errors import ConfigurationError, DatabaseUnreachable
 from mer.dal.postgres import cluster
 from mer.dal.postgres.connection_settings import ConnectionSettings
-from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer.dal.postgres.embedded import SHOWN, EmbeddedPostgres
 from mer.settings import Settings
 from mer_migrations.postgres.connect import LOCK_SECONDS
 from mer_migrations.postgres.roles import Role, Roles
 from mer_migrations.postgres.runner import Migrations, applied
 from mer_migrations.postgres.scripts import VERSIONS, Script, read_scripts
-from mer_migrations.target import Applied, Migration, Planned
+from mer_migrations.target import Applied, Migration, Planned, not_made
 
 
 class PostgresTarget:
@@ -36,12 +36,18 @@ class PostgresTarget:
 
     @property
     def shown(self) -> str:
-        return self._login.shown
+        return SHOWN if self._embedded else self._login.shown
+
+    @property
+    def made(self) -> bool:
+        return self._embedded is None or self._embedded.made
 
     def known(self) -> Sequence[Migration]:
         return [_migration(script) for script in read_scripts(self._versions)]
 
     def applied(self) -> Sequence[Applied]:
+        if not self.made:
+            return ()
         own = {script.number: (script.name, script.checksum) for script in read_scripts(self._versions)}
         return [
             Applied(
@@ -56,9 +62,14 @@ class PostgresTarget:
         ]
 
     def verify(self) -> None:
-        self._migrations().verify()
+        if self.made:
+            self._migrations().verify()
+        else:
+            self.known()
 
     def plan(self, to: int | None) -> Sequence[Planned]:
+        if not self.made:
+            raise not_made(self.shown)
         migrations = self._migrations()
         return [
             Planned(
@@ -105,7 +116,13 @@ class PostgresTarget:
     @cached_property
     def _login(self) -> ConnectionSettings:
         if self._embedded:
-            self._embedded.ensure_running()
+            if self._settings.start_database:
+                self._embedded.ensure_running()
+            elif not self._embedded.enter():
+                raise DatabaseUnreachable(
+                    f"the {self.shown} does not run, and MER_START_DATABASE forbids to start it",
+                    hint="start_mer.sh starts it",
+                )
             return self._embedded.owner()
         return ConnectionSettings.from_url(
             self._settings.database_url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ from mer.dal.surreal.login import Login, Role
 from mer.dal.surreal.migrations import Migrations, open_migrations
 from mer.dal.surreal.scripts import Script, read_scripts, scripts_folder
 from mer.settings import Settings
-from mer_migrations.target import Applied, Migration, Planned
+from mer_migrations.target import Applied, Migration, Planned, not_made
 
 Answer = TypeVar("Answer")
 
@@ -31,10 +32,17 @@ class SurrealTarget:
         url = self._settings.database_url
         return parse_server_address(url).name if self._server else parse_address(url).name
 
+    @property
+    def made(self) -> bool:
+        folder = None if self._server else parse_address(self._settings.database_url).folder
+        return folder is None or os.path.lexists(folder)
+
     def known(self) -> Sequence[Migration]:
         return [_migration(script) for script in read_scripts(self._folder)]
 
     def applied(self) -> Sequence[Applied]:
+        if not self.made:
+            return ()
         own = {script.number: (script.name, script.checksum) for script in read_scripts(self._folder)}
 
         async def ask(migrations: Migrations) -> Sequence[Applied]:
@@ -56,9 +64,15 @@ class SurrealTarget:
         async def check(migrations: Migrations) -> None:
             await migrations.verify()
 
-        self._run(check)
+        if self.made:
+            self._run(check)
+        else:
+            self.known()
 
     def plan(self, to: int | None) -> Sequence[Planned]:
+        if not self.made:
+            raise not_made(self.shown)
+
         async def ask(migrations: Migrations) -> Sequence[Planned]:
             return [
                 Planned(

@@ -28,6 +28,9 @@ from mer.locks import open_lock, try_lock
 IDLE_SECONDS = 1800.0
 """After which a server that nobody uses is stopped, where the settings do not say."""
 
+SHOWN = "postgresql (embedded)"
+"""Its name for people, of which there is one a state folder."""
+
 LOCK_SECONDS = 180.0
 """How long to wait while another process makes or starts the server: a first start after a crash takes the longest."""
 
@@ -119,6 +122,16 @@ class EmbeddedPostgres:
                     account = server_account()
                     postmaster.stop(self._places, account, programs_for(account, self._places.home))
 
+    @property
+    def made(self) -> bool:
+        """Whether there is a cluster. Raises: DatabaseUnreachable (its folders cannot be read)."""
+        with _told(self._places):
+            try:
+                self._places.data.lstat()
+            except FileNotFoundError:
+                return False
+            return True
+
     def status(self) -> Status:
         """Say whether it runs, as which process and where. Raises: DatabaseUnreachable (its folders cannot be read)."""
         with _told(self._places):
@@ -185,7 +198,7 @@ class EmbeddedPostgres:
         if password is None:
             raise DatabaseUnreachable("the embedded PostgreSQL was not made yet")
         return ConnectionSettings(
-            shown="postgresql (embedded)",
+            shown=SHOWN,
             parameters={
                 "host": str(socket),
                 "port": "5432",

@@ -5,7 +5,7 @@ DROP FUNCTION mer.append(text[]), mer.append_one(text), mer.insert_records(text[
 
 DROP FUNCTION mer.fill(text[]), mer.begin_filling(text), mer.end_filling();
 
-DROP TABLE mer.filling, mer.access_lock, mer.open_invocation, mer.access, mer.chain;
+DROP TABLE mer.access_lock, mer.filling, mer.open_invocation, mer.access, mer.chain;
 
 DROP TABLE mer.lease, mer.placement, mer.weights_version, mer.weights, mer.alias_move, mer.retirement, mer.version;
 
