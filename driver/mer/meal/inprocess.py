@@ -16,6 +16,7 @@ from mer.meal.calls import LogCallback
 from mer.meal.failing import error_of
 from mer.meal.loaded import LoadedModel
 from mer.meal.plan import WorkerPlan
+from mer_worker.context import Context
 from mer_worker.failures import Failure, of_model
 from mer_worker.runners import Runner, load
 from mer_worker.tensors import Encoded, decode, encode
@@ -74,7 +75,7 @@ class InProcess(LoadedModel):
         except WireError as error:
             raise InputInvalid(str(error)) from error
         try:
-            return _across(encode(self._runner.infer(given, meta or {})), self._arrays, writable=True)
+            return _across(encode(self._runner.infer(given, Context(meta=meta))), self._arrays, writable=True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
             _fail(error, "model", "in the handler")
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Protocol
 
+    from mer_worker.context import Context
+
     class Runner(Protocol):
         """One loaded model."""
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
         ended: bool
         """Whether it can answer no more; the worker then ends, and the driver starts another."""
 
-        def infer(self, inputs: dict[str, Any], meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        def infer(self, inputs: dict[str, Any], context: Context) -> Mapping[str, Any]:
             """Return the outputs by name. Raises whatever the author's code raises, or Failure."""
 
         def close(self) -> None:

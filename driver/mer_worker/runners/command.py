@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Optional
 
+    from mer_worker.context import Context
+
 MAX_REPLY_BYTES = 64 << 20
 """Text of one reply: it is held in memory whole, here and by the caller."""
 
@@ -67,7 +69,7 @@ class CommandRunner:
                 return
             sys.stdout.write(line + "\n")
 
-    def infer(self, inputs: dict[str, Any], _meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    def infer(self, inputs: dict[str, Any], _context: Context) -> Mapping[str, Any]:
         """Send the one text of `inputs`, and return the reply's text.
 
         Raises:

@@ -2,7 +2,8 @@
 
 The entry point, `entrypoint_package` and `entrypoint_fn` of the options, is called once with the other options by name
 (Carton writes some as `model.NAME`), and with `weights` if it has a parameter of that name. What it returns is called with
-a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs.
+a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs. One that has a parameter
+`context` gets it (mer_worker.context).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mer_worker.context import Context
+
 PACKAGE = "entrypoint_package"
 FUNCTION = "entrypoint_fn"
 ARRAYS = ("numpy", "buffer")
@@ -30,13 +33,14 @@ class PythonRunner:
 
     ended = False
 
-    def __init__(self, handler: Callable[[dict[str, Any]], Any], arrays: str) -> None:
+    def __init__(self, handler: Callable[..., Any], arrays: str) -> None:
         self.arrays = arrays
         self._handler = handler
+        self._takes_context = _takes(handler, "context")
 
-    def infer(self, inputs: dict[str, Any], _meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    def infer(self, inputs: dict[str, Any], context: Context) -> Mapping[str, Any]:
         """Call the handler."""
-        outputs = self._handler(inputs)
+        outputs = self._handler(inputs, context=context) if self._takes_context else self._handler(inputs)
         if type(outputs) is not dict and not isinstance(outputs, Mapping):
             raise Failure(
                 "output", "output-invalid", f"a handler returns a dict of outputs, not {type(outputs).__name__}"
@@ -71,7 +75,7 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
         if name not in (PACKAGE, FUNCTION)
     }
     weights = fields.get("weights")
-    if weights is not None and _takes_weights(entry):
+    if weights is not None and _takes(entry, "weights"):
         given["weights"] = Weights(weights, arrays)
     return PythonRunner(_handler(entry(**given), f"{package}:{function}"), arrays)
 
@@ -93,12 +97,17 @@ def _entry_point(package: str, function: str, folder: str) -> Callable[..., Any]
     return entry
 
 
-def _takes_weights(entry: Callable[..., Any]) -> bool:
-    import inspect
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    plain = getattr(function, "__func__", function)
+    code: Any = getattr(plain, "__code__", None) or getattr(getattr(type(plain), "__call__", None), "__code__", None)
+    if code is not None and not hasattr(plain, "__wrapped__"):
+        return name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    import inspect  # costs a worker 1 MB: only for what is decorated, or written in C
 
     try:
-        return "weights" in inspect.signature(entry).parameters
-    except (TypeError, ValueError):  # written in C
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
         return False
 
 
