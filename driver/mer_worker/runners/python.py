@@ -100,7 +100,7 @@ def _entry_point(package: str, function: str, folder: str) -> Callable[..., Any]
 def _takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a function has a parameter of this name."""
     plain = getattr(function, "__func__", function)
-    code: Any = getattr(plain, "__code__", None) or getattr(getattr(type(plain), "__call__", None), "__code__", None)
+    code: Any = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
     if code is not None and not hasattr(plain, "__wrapped__"):
         return name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     import inspect  # costs a worker 1 MB: only for what is decorated, or written in C
