@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -29,7 +29,7 @@ from mer.execution.journal import Journal
 from mer.execution.leases import DEAD_AFTER_SECONDS
 from mer.moving.backup_lines import End, Heading
 from mer.moving.backup_reading import opened_backup
-from mer.moving.backup_writing import write_backup
+from mer.moving.backup_writing import stream_backup, write_backup
 from mer.moving.log import Progress
 from mer.moving.lost import record_lost
 from mer.moving.nouns import nouns_of
@@ -133,6 +133,18 @@ async def backup(
     """
     async with _opened(source) as store:
         return await write_backup(StoreSource(store), file, clock=_now, force=force, progress=progress)
+
+
+async def backup_stream(
+    source: Settings, write: Callable[[bytes], None], *, progress: Progress | None = None
+) -> tuple[Heading, End]:
+    """Give a backup to `write`, piece by piece. One that failed has no end, and a restore refuses it.
+
+    Raises:
+        ContentUnwritable, LogNotVerified, NotMigrated, Unreachable; what `write` raises.
+    """
+    async with _opened(source) as store:
+        return await stream_backup(StoreSource(store), write, clock=_now, progress=progress)
 
 
 async def restore(

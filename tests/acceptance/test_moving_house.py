@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import psycopg
 import pytest
 
@@ -242,6 +243,26 @@ def test_a_backup_goes_out_and_comes_back(home: Installation, tmp_path: Path) ->
     file.write_bytes(file.read_bytes()[:-20])
     home.with_database(f"surrealkv://{tmp_path}/none").mer("-a", "db", "restore", str(file), code=74)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_backup_goes_through_a_pipe(home: Installation, tmp_path: Path) -> None:
+    file = tmp_path / "piped.gz"
+    with file.open("wb") as out:
+        done = subprocess.run(
+            [str(MER), "db", "backup", "-"], env=home.variables, stdout=out, stderr=subprocess.PIPE, check=True
+        )
+    assert b"content store" in done.stderr
+    home.with_database(f"surrealkv://{tmp_path}/away").mer("-a", "db", "restore", str(file))
+    home.mer("db", "backup", "-", "--json", code=2)
+    home.mer("db", "backup", "./-", cwd=tmp_path)
+    assert (tmp_path / "-").read_bytes()[:2] == b"\x1f\x8b"
+    assert "is there already" in home.mer("db", "backup", "./-", cwd=tmp_path, code=2).stderr
+
+
+def test_a_terminal_gets_no_backup(home: Installation, tmp_path: Path) -> None:
+    told, code = pexpect.run(f"{MER} db backup -", env=home.variables, cwd=str(tmp_path), withexitstatus=True)
+    assert (code, b"no text for a terminal" in told) == (2, True), told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_status_tells_what_there_is_and_starts_nothing(home: Installation, tmp_path: Path) -> None:

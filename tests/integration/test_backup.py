@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +30,7 @@ from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
 from mer.moving import backup_lines, backup_reading
 from mer.moving.backup_reading import opened_backup
-from mer.moving.backup_writing import write_backup
+from mer.moving.backup_writing import stream_backup, write_backup
 from mer.moving.source import StoreSource
 from mer.moving.transfer import transfer
 from tests.support import records
@@ -149,24 +152,30 @@ async def test_a_folder_that_is_not_there_is_told(old: Store, tmp_path: Path) ->
         await write_backup(StoreSource(old), tmp_path / "no" / "b", clock=noon)
 
 
+class Used(StoreSource):
+    """A database whose registry is changed while it is read, that many times, and whose models run meanwhile."""
+
+    def __init__(self, store: Store, *, times: int) -> None:
+        super().__init__(store)
+        self._used = store
+        self._times = times
+
+    async def nouns(self) -> Any:
+        async for noun in super().nouns():
+            yield noun
+        await append(self._used, 2)  # runs, which change no registry
+        if self._times:
+            self._times -= 1
+            await self._used.models.add(records.model(f"new{self._times}"))
+            await self._used.access_log.append([records.change(await self._used.access_log.chain())])
+
+
 async def test_the_log_ends_where_the_registry_was_read_though_others_go_on(old: Store, tmp_path: Path) -> None:
-    class Used(StoreSource):
-        changes = 2
-
-        async def nouns(self) -> Any:
-            async for noun in super().nouns():
-                yield noun
-            await append(old, 2)  # runs, which change no registry
-            if self.changes:
-                self.changes -= 1
-                await old.models.add(records.model(f"new {self.changes}"))
-                await old.access_log.append([records.change(await old.access_log.chain())])
-
-    heading, _ = await write_backup(Used(old), tmp_path / "b", clock=noon)
+    heading, _ = await write_backup(Used(old, times=2), tmp_path / "b", clock=noon)
     back = await restored(tmp_path / "b")
     assert await back.access_log.head() == heading.head
     assert heading.head.seq == RECORDS + 6
-    for name in ("new 0", "new 1"):
+    for name in ("new0", "new1"):
         assert (await back.models.get(name)).name == name
 
 
@@ -216,6 +225,11 @@ def at_record(number: int, *replacing: bytes) -> Callable[[list[bytes]], list[by
     return change
 
 
+def renamed(old: bytes, new: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    """Return what gives everything of that name another."""
+    return lambda lines: [line.replace(b':"%s"' % old, b':"%s"' % new) for line in lines]
+
+
 UNSIGNED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "a description edited": (lambda lines: [line.replace(b"vision", b"hearing") for line in lines], "was changed"),
     "a line removed": (lambda lines: lines[:2] + lines[3:], "was changed"),
@@ -227,6 +241,22 @@ UNSIGNED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "a deep document": (lambda lines: [b"[" * 200_000], "this is no backup"),
     "a deep line": (lambda lines: [lines[0], b'{"model":' + b"[" * 200_000 + b"\n"], "line 2"),
     "a line that is none": (lambda lines: [lines[0], b"hello\n", *lines[1:]], "line 2: it is no line of a backup"),
+    "a line of many values": (
+        lambda lines: [lines[0], b'{"server":[' + b"[]," * backup_lines.MAX_VALUES + b"[]]}\n"],
+        "line 2: it has more than 250000 values",
+    ),
+    "values in each other": (
+        lambda lines: [lines[0], b'{"server":' + b"[" * 64 + b"]" * 64 + b"}\n"],
+        "more than 64 deep",
+    ),
+    "a record without end": (
+        lambda lines: [lines[0], b'{"digest":"' + b"a" * 5 * 2**20 + b'"}\n', *lines[1:]],
+        "line 2: it is no record",
+    ),
+    "a name that is a path": (renamed(b"digits", b"../digits"), "'../digits' is no name"),
+    "a name with an escape": (renamed(b"digits", rb"\u001b[2J"), "is no name"),
+    "a name that another looks like": (renamed(b"digits", "e\u0301".encode()), "composed form"),
+    "an alias that is an option": (renamed(b"prod", b"-prod"), "'-prod' is no alias"),
     "an unknown noun": (lambda lines: [lines[0], b'{"spell":{}}\n', *lines[1:]], "line 2: it is no line"),
     "a server without a name": (lambda lines: [lines[0], b'{"server":{}}\n', *lines[1:]], "line 2: it is no line"),
     "a registry in the log": (lambda lines: [*lines[:-1], lines[1], lines[-1]], "stands among the records"),
@@ -352,3 +382,96 @@ async def test_what_is_no_file_is_left_alone(old: Store, tmp_path: Path) -> None
     with pytest.raises(ContentUnwritable, match="is no file"):
         await write_backup(StoreSource(old), pipe, clock=noon, force=True)
     assert stat.S_ISFIFO(pipe.lstat().st_mode)
+
+
+def test_what_strings_hold_is_no_value_and_no_bracket(tmp_path: Path) -> None:
+    text = '[{"a\\b": 1},' * 60_000
+    model = records.model("wordy", description=text)
+    assert backup_lines.read_line(backup_lines.line_of(model)) == model
+
+
+def test_a_line_may_cost_what_its_bytes_allow_and_no_more() -> None:
+    line = b'{"server":[' + b"[]," * (backup_lines.MAX_LINE // 3 - 10) + b"[]]}\n"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BackupInvalid, match="values"):
+            backup_lines.read_line(line)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_values_are_counted_up_to_the_limit() -> None:
+    for count, told in ((backup_lines.MAX_VALUES - 2, "it is no line"), (backup_lines.MAX_VALUES - 1, "more than")):
+        line = b'{"server":[' + b"0," * count + b"0]}\n"
+        with pytest.raises(BackupInvalid, match=told):
+            backup_lines.read_line(line)
+    for depth, told in ((backup_lines.MAX_DEPTH - 1, "it is no line"), (backup_lines.MAX_DEPTH, "deep in each other")):
+        with pytest.raises(BackupInvalid, match=told):
+            backup_lines.read_line(b'{"server":' + b"[" * depth + b"]" * depth + b"}\n")
+
+
+async def test_what_would_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    store, path = MemoryStore(), tmp_path / "b.gz"
+    await store.models.add(records.model("long", description="x" * backup_lines.MAX_LINE))
+    with pytest.raises(BackupInvalid, match="model 'long' makes no line of a backup: it is longer"):
+        await write_backup(StoreSource(store), path, clock=noon)
+    assert names(tmp_path) == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from mer.moving.backup_output import new_file
+with new_file(Path(sys.argv[1]), force=False) as output:
+    output.write(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+async def test_what_a_killed_backup_left_goes_with_the_next_and_a_living_ones_stays(old: Store, tmp_path: Path) -> None:
+    path = tmp_path / "backup.gz"
+    strangers = [".backup.gz.12345678.part", ".backup.gz.0123456x.part", ".other.gz.0123abcd.part", ".backup.gz.part"]
+    (tmp_path / strangers[0]).mkdir()
+    for name in strangers[1:]:
+        (tmp_path / name).touch()
+    command = [sys.executable, "-c", KILLED, str(path)]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]  # noqa: ASYNC220 - begun, not awaited
+    try:
+        assert [each.stdout.readline() for each in writers if each.stdout] == ["writing\n"] * 2
+        assert len(names(tmp_path)) == len(strangers) + 2
+        writers[0].kill()
+        writers[0].wait()
+        await write_backup(StoreSource(old), path, clock=noon)
+        assert len(names(tmp_path)) == len(strangers) + 2  # the living one's, and the backup
+        assert {*strangers, "backup.gz"} < {*names(tmp_path)}
+    finally:
+        for each in writers:
+            each.kill()
+            each.communicate()
+    await write_backup(StoreSource(old), path, clock=noon, force=True)
+    assert {*names(tmp_path)} == {*strangers, "backup.gz"}
+
+
+async def test_a_stream_gets_the_same_backup(old: Store, file: Path, tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+    await stream_backup(StoreSource(old), pieces.append, clock=noon)
+    assert gzip.decompress(b"".join(pieces)) == gzip.decompress(content(file))
+
+
+async def test_a_stream_gets_only_the_last_of_several_readings(old: Store, tmp_path: Path) -> None:
+    pieces: list[bytes] = []
+    source = Used(old, times=2)
+    await stream_backup(source, pieces.append, clock=noon)
+    path = tmp_path / "streamed.gz"
+    write(path, b"".join(pieces))
+    assert (await (await restored(path)).models.get("new0")).name == "new0"
+
+
+async def test_a_stream_that_fails_gives_no_backup(old: Store, tmp_path: Path) -> None:
+    def full(_: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ContentUnwritable, match="No space left"):
+        await stream_backup(StoreSource(old), full, clock=noon)

@@ -1,26 +1,25 @@
-"""A backup is written: under its name only when it is whole, on the disk, and readable by nobody else."""
+"""A backup is written: as of one moment, its log verified on the way."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import hashlib
-import os
-import secrets
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from mer import __version__
+from mer.audit.export import MAX_LINE as MAX_RECORD
 from mer.audit.export import export_line
 from mer.core.chain import Link, Verifier
-from mer.core.errors import AlreadyExists, ConcurrentChange, ContentUnwritable, LogNotVerified, MerError
+from mer.core.errors import BackupInvalid, ConcurrentChange, LogNotVerified
 from mer.core.records import RecordKind
 from mer.dal.base import SCHEMA
-from mer.moving.backup_lines import FORMAT, MAX_LINE, End, Heading, line_of
+from mer.moving.backup_lines import FORMAT, End, Heading, line_of
+from mer.moving.backup_output import Output, new_file, stream
 from mer.moving.log import Progress
+from mer.moving.nouns import Noun, described
 from mer.moving.source import Source
 from mer.moving.transfer import TRIES
 
@@ -29,9 +28,6 @@ COMPRESSION = 6
 
 GZIP = 16
 """Added to the bits of zlib's window it asks for the form of gzip."""
-
-MAX_STEM = 40
-"""Characters of the file's name in its temporary one: four bytes each at most, and 255 are what a name may have."""
 
 WRITTEN_AT_ONCE = 2**20
 """Bytes that are collected before they are compressed in a thread."""
@@ -52,33 +48,63 @@ async def write_backup(
         LogNotVerified: the log does not hold. ContentUnwritable: the file cannot be written, or is a device or a folder.
         ConcurrentChange: the registry is changed all the time.
     """
-    with _new(file, force=force) as raw:
-        for _ in range(TRIES):
-            await asyncio.to_thread(_begin_anew, raw)
-            heading = Heading(
-                format=FORMAT,
-                version=__version__,
-                schema=SCHEMA,
-                chain=await source.chain(),
-                head=await source.head(),
-                at=clock(),
-                database=source.name,
-            )
-            lines = _Lines(raw)
-            await lines.add(line_of(heading))
-            registered = 0
-            async for noun in source.nouns():
-                await lines.add(line_of(noun))
-                registered += 1
-            if not await _changed_since(source, heading.head.seq):
-                break
-        else:
-            raise ConcurrentChange(f"the registry of {source.name} was changed {TRIES} times while it was read")
-        records = await _write_log(source, heading, lines, progress)
-        end = End(registered=registered, records=records, sha256=lines.sha256)
-        await lines.add(line_of(end))
-        await lines.close()
+    with new_file(file, force=force) as output:
+        return await _write(source, output, clock=clock, progress=progress)
+
+
+async def stream_backup(
+    source: Source,
+    write: Callable[[bytes], None],
+    *,
+    clock: Callable[[], dt.datetime],
+    progress: Progress | None = None,
+) -> tuple[Heading, End]:
+    """Give a backup to `write`, which is called in threads, a piece at a time; one that fails has no end.
+
+    Raises:
+        LogNotVerified, ContentUnwritable, ConcurrentChange: as `write_backup`; and what `write` raises.
+    """
+    with stream(write) as output:
+        return await _write(source, output, clock=clock, progress=progress)
+
+
+async def _write(
+    source: Source, output: Output, *, clock: Callable[[], dt.datetime], progress: Progress | None
+) -> tuple[Heading, End]:
+    for _ in range(TRIES):
+        await asyncio.to_thread(output.begin_anew)
+        heading = Heading(
+            format=FORMAT,
+            version=__version__,
+            schema=SCHEMA,
+            chain=await source.chain(),
+            head=await source.head(),
+            at=clock(),
+            database=source.name,
+        )
+        lines = _Lines(output)
+        await lines.add(line_of(heading))
+        registered = 0
+        async for noun in source.nouns():
+            await lines.add(_line_of(noun))
+            registered += 1
+        if not await _changed_since(source, heading.head.seq):
+            break
+    else:
+        raise ConcurrentChange(f"the registry of {source.name} was changed {TRIES} times while it was read")
+    await asyncio.to_thread(output.keep)
+    records = await _write_log(source, heading, lines, progress)
+    end = End(registered=registered, records=records, sha256=lines.sha256)
+    await lines.add(line_of(end))
+    await lines.close()
     return heading, end
+
+
+def _line_of(noun: Noun) -> bytes:
+    try:
+        return line_of(noun)
+    except BackupInvalid as error:
+        raise BackupInvalid(f"{described(noun)} makes no line of a backup: {error.message}") from error
 
 
 async def _write_log(source: Source, heading: Heading, lines: _Lines, progress: Progress | None) -> int:
@@ -104,7 +130,13 @@ async def _write_log(source: Source, heading: Heading, lines: _Lines, progress: 
 
 
 def _exported(records: Sequence[Link]) -> bytes:
-    return "".join(map(export_line, records)).encode()
+    lines = list(map(export_line, records))
+    for record, line in zip(records, lines, strict=True):
+        if len(line) > MAX_RECORD // 4 and len(line.encode()) > MAX_RECORD:
+            raise BackupInvalid(
+                f"record {record.seq} would be longer than {MAX_RECORD} bytes: it could not be read again"
+            )
+    return "".join(lines).encode()
 
 
 async def _changed_since(source: Source, seq: int) -> bool:
@@ -118,8 +150,8 @@ async def _changed_since(source: Source, seq: int) -> bool:
 class _Lines:
     """Lines on their way into the file; what is slow about it, compressing, is done in a thread."""
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
+    def __init__(self, output: Output) -> None:
+        self._output = output
         # not a GzipFile: one that is given up would write its end into the file when it is collected
         self._packer = zlib.compressobj(COMPRESSION, zlib.DEFLATED, zlib.MAX_WBITS | GZIP)
         self._hash = hashlib.sha256()
@@ -133,8 +165,6 @@ class _Lines:
 
     async def add(self, lines: bytes) -> None:
         """Add whole lines."""
-        if len(lines) > MAX_LINE and lines.count(b"\n") == 1:
-            raise MerError(f"a line of {len(lines)} bytes would make a backup that nobody can read")
         self._hash.update(lines)
         self._waiting.append(lines)
         self._size += len(lines)
@@ -144,63 +174,8 @@ class _Lines:
     async def close(self) -> None:
         """Write what waits, and gzip's own end."""
         await self._flush()
-        await asyncio.to_thread(lambda: self._raw.write(self._packer.flush()))
+        await asyncio.to_thread(lambda: self._output.write(self._packer.flush()))
 
     async def _flush(self) -> None:
         waiting, self._waiting, self._size = b"".join(self._waiting), [], 0
-        await asyncio.to_thread(lambda: self._raw.write(self._packer.compress(waiting)))
-
-
-def _begin_anew(raw: BinaryIO) -> None:
-    raw.seek(0)
-    raw.truncate()
-
-
-@contextlib.contextmanager
-def _new(file: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes its name when the block ends well."""
-    there = AlreadyExists(f"{file} is there already", hint="--force replaces it")
-    temporary = file.with_name(f".{file.name[:MAX_STEM]}.{secrets.token_hex(4)}.part")
-    try:
-        if os.path.lexists(file):
-            if not force:
-                raise there
-            if not file.is_file():  # a device or a pipe would be gone, and this be a file in its place
-                raise ContentUnwritable(f"{file} is no file, and is left alone")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as raw:
-                yield raw
-                raw.flush()
-                os.fsync(raw.fileno())
-            if force:
-                temporary.replace(file)
-            else:
-                _take_name(temporary, file)
-        except FileExistsError as error:
-            raise there from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync(file.parent)
-    except OSError as error:
-        raise ContentUnwritable(f"{file} cannot be written: {error.strerror or error}") from error
-
-
-def _take_name(temporary: Path, file: Path) -> None:
-    """Give the file its name, which must still be free. Raises: FileExistsError."""
-    try:
-        file.hardlink_to(temporary)  # who made such a file meanwhile keeps it, where rename would replace it
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: between these two calls is all that is left to chance
-        if os.path.lexists(file):
-            raise FileExistsError(file) from None
-        temporary.replace(file)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        await asyncio.to_thread(lambda: self._output.write(self._packer.compress(waiting)))

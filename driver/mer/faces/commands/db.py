@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mer.dal.postgres.embedded import EmbeddedPostgres
     from mer.settings import Settings
 
+STANDARD_OUTPUT = "-"
+"""As everywhere; a file of that name is `./-`."""
+
 
 @click.group(cls=Noun, help=ENTRIES["db"].help)
 def command() -> None:
@@ -89,22 +92,41 @@ async def _abandon(face: Face, settings: Settings) -> None:
 
 
 @command.command()
-@click.argument("file", type=Path)
+@click.argument("file")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @click.pass_obj
-async def backup(face: Face, file: Path, force: bool) -> None:
-    """Write registry and access log into one FILE. They are as of one moment; others may work on meanwhile."""
+async def backup(face: Face, file: str, force: bool) -> None:
+    """Write registry and access log into one FILE, or to standard output with `-`. They are as of one moment; others may
+    work on meanwhile.
+    """
     from mer.databases import backup as written
+    from mer.databases import backup_stream as streamed
 
-    with Phases(face.console) as progress:
-        heading, end = await written(face.access.settings, file, force=force, progress=progress)
-    told = {"file": file, "chain": heading.chain, "head": heading.head, "at": heading.at}
+    settings, console = face.access.settings, face.console
+    if file == STANDARD_OUTPUT:
+        _require_pipe(face)
+        with Phases(console) as progress:
+            heading, end = await streamed(settings, console.raw, progress=progress)
+    else:
+        with Phases(console) as progress:
+            heading, end = await written(settings, Path(file), force=force, progress=progress)
     wrote = f"{counted(end.records, 'record')} and {counted(end.registered, 'thing')} of the registry"
-    face.show(
-        told | {"records": end.records, "registered": end.registered},
-        lambda: f"wrote {wrote} to {visible(str(file))}\n",
-    )
-    face.console.note("packages and weights are not in it: copy the content store too (docs/databases.md)")
+    if file == STANDARD_OUTPUT:
+        console.note(f"wrote {wrote}")
+    else:
+        told = {"file": file, "chain": heading.chain, "head": heading.head, "at": heading.at}
+        face.show(
+            told | {"records": end.records, "registered": end.registered},
+            lambda: f"wrote {wrote} to {visible(file)}\n",
+        )
+    console.note("packages and weights are not in it: copy the content store too (docs/databases.md)")
+
+
+def _require_pipe(face: Face) -> None:
+    if face.console.json:
+        raise UsageError("standard output is the backup's, and cannot be JSON's too", hint="Name a FILE.")
+    if face.console.terminal:
+        raise UsageError("a backup is no text for a terminal", hint="Name a FILE, or have a program read it.")
 
 
 @command.command()
