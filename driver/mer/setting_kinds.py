@@ -51,6 +51,13 @@ def written(value: object) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
+def masked(kind: Kind, value: object) -> str:
+    """Return a value as it is written, but for its secrets."""
+    if kind is Kind.SECRET:
+        return MASK if value else ""
+    return without_password(str(value)) if kind is Kind.URL else written(value)
+
+
 def shown(kind: Kind, value: object) -> str:
     """Return a value for people: a secret masked, a URL without its password."""
     if kind is Kind.SECRET:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mer.core.errors import ConfigurationError
-from mer.setting_kinds import MAX_WORKERS, without_password
+from mer.setting_kinds import MASK, MAX_WORKERS, Kind, masked, read, without_password
 from mer.settings import (
     MAX_ENV_FILE,
     SETTINGS,
@@ -218,3 +218,22 @@ def test_a_url_is_shown_without_its_password(url, shown):
 @pytest.mark.skipif(os.geteuid() != 0, reason="the default of root")
 def test_the_state_of_root_lies_outside_every_home():
     assert load(environ={}).state_folder == Path("/var/lib/mer")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "shown"),
+    [
+        (Kind.SWITCH, False, "false"),
+        (Kind.SECONDS, 10.0, "10"),
+        (Kind.SECONDS, 0.5, "0.5"),
+        (Kind.SECONDS, None, ""),
+        (Kind.FOLDER, Path("/tmp/it's \\ here"), "/tmp/it's \\ here"),
+        (Kind.SECRET, "", ""),
+        (Kind.SECRET, "hunter2", MASK),
+        (Kind.URL, "postgresql://me:hunter2@host/mer", f"postgresql://me:{MASK}@host/mer"),
+    ],
+)
+def test_a_value_is_shown_as_it_is_written(kind, value, shown):
+    assert masked(kind, value) == shown
+    if value is not None and MASK not in shown:
+        assert read(kind, shown) == value

@@ -10,6 +10,7 @@ from mer.core.errors import UsageError
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.table import Column
+from mer.faces.render.text import visible
 
 if TYPE_CHECKING:
     from mer.settings import Setting, Settings
@@ -32,7 +33,7 @@ def list_settings(face: Face) -> None:
     if face.console.json:
         face.console.document({"items": [_document(setting, settings) for setting in SETTINGS]})
         return
-    rows = [(s.name, _shown(s, settings), settings.origin(s.name), s.variable) for s in SETTINGS]
+    rows = [(s.name, visible(_shown(s, settings)), settings.origin(s.name), s.variable) for s in SETTINGS]
     face.console.table(COLUMNS, rows)
 
 
@@ -46,16 +47,13 @@ def show(face: Face, name: str) -> None:
     setting = BY_NAME.get(name.lower()) or next((s for s in BY_NAME.values() if s.variable == name), None)
     if setting is None:
         raise UsageError(f"there is no setting {name[:40]!r}", hint="mer settings list")
-    face.show(_document(setting, face.access.settings), lambda: f"{_shown(setting, face.access.settings)}\n")
+    face.show(_document(setting, face.access.settings), lambda: f"{visible(_shown(setting, face.access.settings))}\n")
 
 
 def _shown(setting: Setting, settings: Settings) -> str:
-    from mer.setting_kinds import shown
+    from mer.setting_kinds import masked
 
-    value = getattr(settings, setting.name)
-    if value is None:
-        return ""
-    return shown(setting.kind, value).removeprefix("'").removesuffix("'")
+    return masked(setting.kind, getattr(settings, setting.name))
 
 
 def _document(setting: Setting, settings: Settings) -> dict[str, Any]:
