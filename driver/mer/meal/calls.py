@@ -14,17 +14,24 @@ from mer_worker.wire import Frame
 LogCallback = Callable[[str, str, bytes], None]
 """Takes a stream's name (`stdout`, `stderr`, `log`), a level or "", and the text's bytes (UTF-8, lines may be cut)."""
 
+Taker = Callable[[Frame], None]
+"""Takes a frame as it comes, in the event loop, and returns at once. Raises WireError: that breaks the conversation."""
+
 
 class Call:
     """One request in flight. Its future is asyncio's own class, which a task waits on by a shorter way than on a subclass."""
 
-    __slots__ = ("abandoned", "due", "future", "late", "on_log")
+    __slots__ = ("abandoned", "due", "future", "late", "on_log", "taker")
 
-    def __init__(self, future: asyncio.Future[Frame], due: float | None, on_log: LogCallback | None) -> None:
+    def __init__(
+        self, future: asyncio.Future[Frame], due: float | None, on_log: LogCallback | None, taker: Taker | None
+    ) -> None:
         self.future = future
         self.due = due
         """Loop time at which something has to be done; None: never."""
         self.on_log = on_log
+        self.taker = taker
+        """Gets the frames of this request that are not its end: parts and credits."""
         self.late = False
         """Its deadline has passed; it was cancelled, and its outcome is awaited for a grace only."""
         self.abandoned = False
@@ -45,10 +52,10 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, due: float | None, on_log: LogCallback | None) -> tuple[int, Call]:
+    def add(self, due: float | None, on_log: LogCallback | None, taker: Taker | None = None) -> tuple[int, Call]:
         """Begin a call; numbers rise from 1."""
         self._next = request = self._next + 1
-        self._calls[request] = call = Call(self._loop.create_future(), due, on_log)
+        self._calls[request] = call = Call(self._loop.create_future(), due, on_log, taker)
         if due is not None:
             self._wake_at(due)
         return request, call

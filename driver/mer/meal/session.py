@@ -19,27 +19,23 @@ from mer.core.errors import (
     ProtocolViolation,
     WorkerLost,
 )
-from mer.meal.calls import Call, Calls, LogCallback
+from mer.meal.calls import Call, Calls, LogCallback, Taker
 from mer.meal.failing import error_of
-from mer.meal.host import Stream
+from mer.meal.host import Bytes, Stream
+from mer.meal.peer import Peer, hello, text
+from mer.meal.pings import Pings
+from mer.meal.worker_log import WorkerLog
 from mer_worker.layout import Descriptor, open_frame
 from mer_worker.tensors import Encoded, values_of
 from mer_worker.wire import (
-    MAX_BODY_BYTES,
-    MAX_HEAD_BYTES,
     MAX_LOG_FRAME_BYTES,
-    MAX_REQUEST_LOG_BYTES,
-    OLDEST_VERSION,
     PREAMBLE,
-    VERSION,
     Decoder,
     Frame,
     Kind,
     VersionMismatch,
     WireError,
-    agree,
     frame,
-    most_body,
     pack,
 )
 
@@ -52,10 +48,10 @@ CLOSE_GRACE = 2.0
 HELLO_SECONDS = 30.0
 """What a worker gets to say hello: a cold interpreter on a slow disk, not a model's load."""
 
-_TAIL_BYTES = 2048
-"""The end of the worker's own log that an error about its loss quotes."""
-
 _U32 = (1 << 32) - 1
+
+Form = Callable[[int], tuple[Bytes, ...]]
+"""Makes a request's frame, in pieces, once its number is known. Raises WireError."""
 
 
 @dataclass(slots=True)
@@ -77,24 +73,28 @@ class Session:
     def __init__(self, stream: Stream, *, arrays: str = "numpy", on_log: LogCallback | None = None) -> None:
         self.arrays = arrays
         """What replies hold: `numpy` arrays or `buffer`s."""
-        self.on_log = on_log
-        """Takes what is tied to no request."""
-        self.hello: Mapping[str, Any] = {}
+        self.peer: Peer | None = None
+        """What the worker said of itself; None until its hello has come."""
         self._loop = asyncio.get_running_loop()
         self._stream = stream
         self._decoder = Decoder()
         self._calls = Calls(self._loop, self._overdue)
+        self._pings = Pings(self._loop)
+        self._log = WorkerLog(self._loop, on_log)
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._lost: MerError | None = None
-        self._most_body = MAX_BODY_BYTES
         self._full = False
-        self._pings: dict[int, asyncio.Future[Frame]] = {}
-        self._last_ping = 0
-        self._log_left = MAX_REQUEST_LOG_BYTES
-        self._log_dropped = 0
-        self._tail = b""
         self._killing: asyncio.Task[None] | None = None
         self._on_end: Callable[[], None] | None = None
+        self._takers: dict[int, Taker] = {
+            Kind.RESULT: self._take_end,
+            Kind.ERROR: self._take_error,
+            Kind.PART: self._take_further,
+            Kind.CREDIT: self._take_further,
+            Kind.LOG: self._take_log,
+            Kind.PONG: self._pings.take,
+            Kind.HELLO: self._take_hello,
+        }
         self.get_buffer = self._decoder.buffer
 
     @classmethod
@@ -112,13 +112,13 @@ class Session:
         try:
             stream.start(session)
             if stream.control is not None:
-                stream.control.start(_Control(session))
-            stream.write(PREAMBLE, frame(Kind.HELLO, _HELLO))
+                stream.control.start(_Control(session._pings, session._violated))
+            stream.write(PREAMBLE, hello())
             try:
                 async with asyncio.timeout(seconds):
                     await asyncio.shield(session._greeted)
             except TimeoutError:
-                raise WorkerLost(f"the worker said nothing for {seconds:g} s{session._quoted()}") from None
+                raise WorkerLost(f"the worker said nothing for {seconds:g} s{session._log.quoted()}") from None
         except BaseException as error:
             told = isinstance(error, ProtocolMismatch)  # and gets a moment to read it
             await asyncio.shield(session.close(grace=CANCEL_GRACE / 2 if told else 0.0))
@@ -139,8 +139,11 @@ class Session:
             DeadlineExceeded: it was not loaded by `deadline` (loop time).
             WorkerLost: the worker ended.
         """
-        answer = await self._ask(Kind.LOAD, frame, fields, deadline=deadline, on_log=on_log)
-        return answer.number
+        return (
+            await self.ask(
+                lambda request: (frame(Kind.LOAD, fields, request=request),), deadline=deadline, on_log=on_log
+            )
+        ).number
 
     async def infer(
         self,
@@ -162,28 +165,82 @@ class Session:
             Interrupted: somebody cancelled the request.
             ProtocolViolation: the worker's answer is no answer.
         """
+        peer, number = self._peer(), self.milliseconds(deadline)
+        answer = await self.ask(
+            lambda request: encoded.message(Kind.INFER, request, number=number, meta=meta, most=peer.most_body),
+            deadline=deadline,
+            on_log=on_log,
+        )
+        return self.reply(answer)
+
+    async def ask(
+        self,
+        form: Form,
+        *,
+        deadline: float | None = None,
+        on_log: LogCallback | None = None,
+        taker: Taker | None = None,
+    ) -> Frame:
+        """Send a request and return its result frame. Raises: as `begin` and `outcome`."""
+        request, call = await self.begin(form, deadline=deadline, on_log=on_log, taker=taker)
+        return await self.outcome(request, call)
+
+    async def begin(
+        self,
+        form: Form,
+        *,
+        deadline: float | None = None,
+        on_log: LogCallback | None = None,
+        taker: Taker | None = None,
+    ) -> tuple[int, Call]:
+        """Send a request, and return its number and its call, whose end `outcome` waits for.
+
+        `taker` gets what comes for it before its end: parts and credits. Who gives up before the end says `abandon`.
+
+        Raises:
+            InputInvalid: what `form` makes is beyond a cap.
+            DeadlineExceeded: the deadline passed before it could be sent.
+            WorkerLost: the worker ended.
+        """
         if self._full:
             await self._room(deadline)
         if self._lost is not None:
             raise self._lost_again()
-        number = 0 if deadline is None else self._milliseconds(deadline)
-        request, call = self._calls.add(deadline, on_log)
+        request, call = self._calls.add(deadline, on_log, taker)
         try:
-            message = encoded.message(Kind.INFER, request, number=number, meta=meta, most=self._most_body)
+            message = form(request)
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
-        if self._log_dropped:
-            self._say_dropped()
-        self._log_left = MAX_REQUEST_LOG_BYTES
+        self._log.renew()
         self._full = not self._stream.write(*message)
+        return request, call
+
+    async def outcome(self, request: int, call: Call) -> Frame:
+        """Wait for a request's result frame; cancelling the task cancels the request.
+
+        Raises:
+            MerError: what its error frame stands for.
+        """
         try:
             answer = await call.future
         except asyncio.CancelledError:
-            self._abandon(request)
+            self.abandon(request)
             raise
         if answer.kind != Kind.RESULT:
             raise self._failure(answer, call)
+        return answer
+
+    async def send(self, *pieces: Bytes, deadline: float | None = None) -> None:
+        """Send a further frame of a request, a part or a credit. Raises: as `begin`."""
+        if self._full:
+            await self._room(deadline)
+        if self._lost is not None:
+            raise self._lost_again()
+        self._full = not self._stream.write(*pieces)
+
+    def reply(self, answer: Frame) -> Reply:
+        """Read a result, or a part. Raises: ProtocolViolation (and the worker is ended)."""
         try:
             layout, meta, segments = open_frame(answer)
             outputs = values_of(layout, segments, self.arrays)
@@ -203,23 +260,39 @@ class Session:
         """
         if self._lost is not None:
             raise self._lost_again()
-        self._last_ping += 1
-        number = self._last_ping
-        future = self._pings[number] = self._loop.create_future()
-        began = self._loop.time()
-        (self._stream.control or self._stream).write(pack(Kind.PING, request=number))
-        try:
-            async with asyncio.timeout(seconds):
-                await future
-        except TimeoutError:
-            raise DeadlineExceeded(f"the worker did not answer a ping within {seconds:g} s") from None
-        finally:
-            self._pings.pop(number, None)
-        return self._loop.time() - began
+        return await self._pings.ask((self._stream.control or self._stream).write, seconds=seconds)
 
     def cancel(self, request: int) -> None:
         """Ask the worker to stop a request; the call ends with its outcome."""
         (self._stream.control or self._stream).write(pack(Kind.CANCEL, request=request))
+
+    def abandon(self, request: int) -> None:
+        """Its caller has gone: cancel it, and see that the worker ends if it does not stop."""
+        call = self._calls.get(request)
+        if call is None or self._lost is not None:
+            return
+        call.abandoned = True
+        if not call.late:
+            self.cancel(request)
+            self._calls.postpone(call, self._loop.time() + CANCEL_GRACE)
+
+    def milliseconds(self, deadline: float | None) -> int:
+        """Return what is left until `deadline` (loop time) as a header's number; 0 for none."""
+        return 0 if deadline is None else min(max(1, int(1e3 * (deadline - self._loop.time()))), _U32)
+
+    @property
+    def hello(self) -> Mapping[str, Any]:
+        """The head of the worker's hello; empty until it has come."""
+        return {} if self.peer is None else self.peer.hello
+
+    @property
+    def on_log(self) -> LogCallback | None:
+        """Takes what is tied to no request."""
+        return self._log.listener
+
+    @on_log.setter
+    def on_log(self, listener: LogCallback | None) -> None:
+        self._log.listener = listener
 
     @property
     def lost(self) -> MerError | None:
@@ -255,9 +328,13 @@ class Session:
     def buffer_updated(self, count: int) -> None:
         """Take the frames that these bytes complete."""
         greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
+        takers = self._takers
         try:
             for received in self._decoder.received(count):
-                self._take(received)
+                take = takers.get(received.kind)
+                if take is None:
+                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send")
+                take(received)
         except WireError as error:
             self._violated(error)
         if greeting and (noise := self._decoder.noise()):
@@ -265,77 +342,57 @@ class Session:
 
     def log(self, text: bytes) -> None:
         """Pass on the worker's own log, up to a bound for each request."""
-        self._tail = (self._tail + text)[-_TAIL_BYTES:]
-        if len(text) > self._log_left:
-            self._log_dropped += len(text) - self._log_left
-            text = text[: self._log_left]
-        self._log_left -= len(text)
-        if text:
-            self._tell(self.on_log, "stderr", "", text)
+        self._log.add(text)
 
     def ended(self, reason: str) -> None:
         """Fail whatever waits."""
-        if self._log_dropped:
-            self._say_dropped()
-        self._lose(WorkerLost(f"the worker {reason}{self._quoted()}"))
+        self._log.renew()
+        self._lose(WorkerLost(f"the worker {reason}{self._log.quoted()}"))
         if self._on_end is not None:
             self._on_end()
 
-    # --- frames
+    # --- frames, by kind
 
-    def _take(self, received: Frame) -> None:
-        kind = received.kind
-        if kind == Kind.RESULT or (kind == Kind.ERROR and received.request):
-            call = self._calls.take(received.request)
-            if call is not None and not call.future.done():
-                call.future.set_result(received)
-        elif kind == Kind.LOG:
-            self._take_log(received)
-        elif kind == Kind.PONG:
-            self.take_pong(received)
-        elif kind == Kind.HELLO:
-            self._take_hello(received)
-        elif kind == Kind.ERROR:
-            fields = received.fields()
-            error = ProtocolMismatch if fields.get("code") == "version" else ProtocolViolation
-            self._end_with(error(f"the worker gave up: {_text(fields, 'message')}"))
-        else:
-            raise WireError(f"a frame of kind {kind}, which a worker does not send")
+    def _take_end(self, received: Frame) -> None:
+        call = self._calls.take(received.request)
+        if call is not None and not call.future.done():
+            call.future.set_result(received)
 
-    def _take_hello(self, received: Frame) -> None:
-        self.hello = received.fields()
-        try:
-            agree(self.hello)
-        except VersionMismatch as error:
-            self._stream.write(frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": str(error)}))
-            self._end_with(ProtocolMismatch(f"{error} (Python {_text(self.hello, 'python')} there)"))
+    def _take_error(self, received: Frame) -> None:
+        if received.request:
+            self._take_end(received)
             return
-        self._most_body = most_body(self.hello)
-        if not self._greeted.done():
-            self._greeted.set_result(None)
+        fields = received.fields()
+        error = ProtocolMismatch if fields.get("code") == "version" else ProtocolViolation
+        self._end_with(error(f"the worker gave up: {text(fields, 'message')}"))
 
-    def take_pong(self, received: Frame) -> None:
-        """Answer the ping that it is for."""
-        future = self._pings.get(received.request)
-        if future is not None and not future.done():
-            future.set_result(received)
+    def _take_further(self, received: Frame) -> None:
+        """Hand on what is not a request's end; of a request that is over, or whose caller has gone, it goes nowhere."""
+        call = self._calls.get(received.request)
+        if call is None or call.abandoned:
+            return
+        if call.taker is None:
+            raise WireError(f"a frame of kind {received.kind} for a request that takes none")
+        call.taker(received)
 
     def _take_log(self, received: Frame) -> None:
         if len(received.body) > MAX_LOG_FRAME_BYTES:
             raise WireError(f"a log frame of {len(received.body)} bytes: the cap is {MAX_LOG_FRAME_BYTES}")
         call = self._calls.get(received.request)
         fields = received.fields()
-        tell = self.on_log if call is None or call.on_log is None else call.on_log
-        self._tell(tell, _text(fields, "stream"), _text(fields, "level"), bytes(received.body))
+        listener = self._log.listener if call is None or call.on_log is None else call.on_log
+        self._log.tell(listener, text(fields, "stream"), text(fields, "level"), bytes(received.body))
 
-    def _tell(self, listener: LogCallback | None, stream: str, level: str, text: bytes) -> None:
-        """Pass a log on, by the loop: a listener that raises here would take the frames after it along."""
-        if listener is not None:
-            self._loop.call_soon(listener, stream, level, text)
-
-    def _say_dropped(self) -> None:
-        self._tell(self.on_log, "stderr", "", f"… {self._log_dropped} bytes dropped\n".encode())
-        self._log_dropped = 0
+    def _take_hello(self, received: Frame) -> None:
+        fields = received.fields()
+        try:
+            self.peer = Peer(fields)
+        except VersionMismatch as error:
+            self._stream.write(frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": str(error)}))
+            self._end_with(ProtocolMismatch(f"{error} (Python {text(fields, 'python')} there)"))
+            return
+        if not self._greeted.done():
+            self._greeted.set_result(None)
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""
@@ -343,42 +400,18 @@ class Session:
             fields = answer.fields()
         except WireError as error:
             return self._violated(error)
-        kind, code, message = (_text(fields, name) for name in ("kind", "code", "message"))
-        traceback = _text(fields, "traceback") or None
+        kind, code, message = (text(fields, name) for name in ("kind", "code", "message"))
+        traceback = text(fields, "traceback") or None
         if call.late:
             return DeadlineExceeded("the deadline passed before the model answered; it was stopped")
         failure = error_of(kind=kind, code=code, message=message, traceback=traceback)
-        return WorkerLost(f"{message}{self._quoted()}") if isinstance(failure, WorkerLost) else failure
+        return WorkerLost(f"{message}{self._log.quoted()}") if isinstance(failure, WorkerLost) else failure
 
-    # --- deadlines, cancelling, the end
+    # --- deadlines, the end
 
-    async def _ask(
-        self,
-        kind: int,
-        form: Callable[..., bytes],
-        fields: Mapping[str, Any],
-        *,
-        deadline: float | None,
-        on_log: LogCallback | None,
-    ) -> Frame:
-        """Send a frame without tensors and return the answer."""
-        if self._lost is not None:
-            raise self._lost_again()
-        request, call = self._calls.add(deadline, on_log)
-        try:
-            message = form(kind, fields, request=request)
-        except WireError as error:
-            self._calls.take(request)
-            raise InputInvalid(str(error)) from error
-        self._stream.write(message)
-        try:
-            answer = await call.future
-        except asyncio.CancelledError:
-            self._abandon(request)
-            raise
-        if answer.kind != Kind.RESULT:
-            raise self._failure(answer, call)
-        return answer
+    def _peer(self) -> Peer:
+        assert self.peer is not None  # `start` has waited for its hello
+        return self.peer
 
     async def _room(self, deadline: float | None) -> None:
         """Wait until the stream takes more."""
@@ -388,19 +421,6 @@ class Session:
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while requests before this one were being sent") from None
         self._full = False
-
-    def _milliseconds(self, deadline: float) -> int:
-        return min(max(1, int(1e3 * (deadline - self._loop.time()))), _U32)
-
-    def _abandon(self, request: int) -> None:
-        """Its caller has gone: cancel it, and see that the worker ends if it does not stop."""
-        call = self._calls.get(request)
-        if call is None or self._lost is not None:
-            return
-        call.abandoned = True
-        if not call.late:
-            self.cancel(request)
-            self._calls.postpone(call, self._loop.time() + CANCEL_GRACE)
 
     def _overdue(self, request: int, call: Call) -> None:
         """A deadline has passed, or the grace after it."""
@@ -446,26 +466,20 @@ class Session:
                     if call.late
                     else self._lost_again()
                 )
-        for future in self._pings.values():
-            if not future.done():
-                future.set_exception(self._lost_again())
+        self._pings.fail(self._lost_again)
 
     def _lost_again(self) -> MerError:
         """Return the reason as an exception of its own: one that several calls raise would collect their tracebacks."""
         assert self._lost is not None
         return type(self._lost)(self._lost.message, hint=self._lost.hint)
 
-    def _quoted(self) -> str:
-        """Return the end of the worker's own log, where it helps to understand its end."""
-        tail = self._tail.decode("utf-8", "replace").strip()
-        return f"; its log ends:\n{tail}" if tail else ""
-
 
 class _Control:
     """Takes what comes on the control channel."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, pings: Pings, violated: Callable[[WireError], object]) -> None:
+        self._pings = pings
+        self._violated = violated
         self._decoder = Decoder(preamble=False)
         self.get_buffer = self._decoder.buffer
 
@@ -473,25 +487,12 @@ class _Control:
         try:
             for received in self._decoder.received(count):
                 if received.kind == Kind.PONG:
-                    self._session.take_pong(received)
+                    self._pings.take(received)
         except WireError as error:
-            self._session._violated(error)
+            self._violated(error)
 
     def log(self, text: bytes) -> None:
         """It has none."""
 
     def ended(self, reason: str) -> None:
         """The data stream tells."""
-
-
-_HELLO = {
-    "protocol": {"min": OLDEST_VERSION, "max": VERSION},
-    "capabilities": ["control"],
-    "limits": {"head": MAX_HEAD_BYTES, "body": MAX_BODY_BYTES},
-}
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name, "")
-    # JSON can spell half a surrogate pair, which no terminal and no record takes
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -1,0 +1,50 @@
+"""Pings that wait for their pong; their numbers are their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mer.core.errors import DeadlineExceeded, MerError
+from mer_worker.wire import Frame, Kind, pack
+
+
+class Pings:
+    """The pings of one conversation."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: dict[int, asyncio.Future[Frame]] = {}
+        self._last = 0
+
+    async def ask(self, write: Callable[[bytes], object], *, seconds: float) -> float:
+        """Send a ping by `write`, and return the seconds until its answer.
+
+        Raises:
+            DeadlineExceeded: there was none within `seconds`.
+            MerError: what `fail` was given.
+        """
+        self._last = number = self._last + 1
+        future = self._waiting[number] = self._loop.create_future()
+        began = self._loop.time()
+        write(pack(Kind.PING, request=number))
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            raise DeadlineExceeded(f"the worker did not answer a ping within {seconds:g} s") from None
+        finally:
+            self._waiting.pop(number, None)
+        return self._loop.time() - began
+
+    def take(self, pong: Frame) -> None:
+        """Answer the ping that it is for."""
+        future = self._waiting.get(pong.request)
+        if future is not None and not future.done():
+            future.set_result(pong)
+
+    def fail(self, error: Callable[[], MerError]) -> None:
+        """Let every ping end with an error of its own."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error())
