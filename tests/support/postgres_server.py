@@ -71,11 +71,15 @@ def programs() -> Path | None:
 
 @contextmanager
 def team_server(
-    *, parent: Path | None = None, initdb: Sequence[str] = (), **configuration: str
+    *,
+    parent: Path | None = None,
+    initdb: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    **configuration: str,
 ) -> Iterator[TeamServer]:
     """Give a running, migrated server in a folder of its own, below `parent`; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="mer-team-", dir=parent))
-    server = TeamServer(folder, configuration, initdb=initdb)
+    server = TeamServer(folder, configuration, initdb=initdb, environ=environ or {})
     try:
         server.make()
         yield server
@@ -87,12 +91,15 @@ def team_server(
 class TeamServer:
     """One cluster with a migrated database `mer` and an owner, a driver and an auditor of it."""
 
-    def __init__(self, folder: Path, configuration: Mapping[str, str], *, initdb: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, configuration: Mapping[str, str], *, initdb: Sequence[str], environ: Mapping[str, str]
+    ) -> None:
         found = programs()
         if found is None:
             raise RuntimeError(MISSING)
         self._programs = found
         self._initdb = initdb
+        self._environ = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **environ}
         self._configuration = {**CONFIGURATION, **configuration}
         self._account = _account()
         self.folder = folder
@@ -221,7 +228,7 @@ class TeamServer:
         with log.open("a") as told:
             done = subprocess.run(
                 [str(self._programs / program), *map(str, arguments)],
-                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
+                env=self._environ,
                 cwd="/",
                 umask=0o077,
                 start_new_session=True,

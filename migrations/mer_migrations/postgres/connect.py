@@ -13,6 +13,7 @@ from mer.dal.postgres.connecting import STARTING_SECONDS
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.errors import StillStarting, translate
+from mer.dal.postgres.refusal_state import state_of, unread
 from mer.dal.postgres.refusals import translate_connecting
 from mer.dal.postgres.service import no_service
 
@@ -47,16 +48,16 @@ def connected(login: ConnectionSettings) -> Iterator[Connection]:
 def _connect(login: ConnectionSettings) -> Connection:
     until = time.monotonic() + STARTING_SECONDS
     # nothing of ours needs a search_path, and what somebody left in one can stand in for what we mean
-    session = {"statement_timeout": "0", "timezone": "UTC", "search_path": "pg_catalog"}
+    asked = conninfo(login, statement_timeout="0", timezone="UTC", search_path="pg_catalog")
     while True:
         try:
             with no_service(hermetic=login.hermetic):
-                connection = psycopg.connect(conninfo(login, **session), autocommit=True)
+                connection = psycopg.connect(asked, autocommit=True)
             with suppress(psycopg.Error):  # from PostgreSQL 14 on, and not on every system
                 connection.execute("SELECT set_config('client_connection_check_interval', %s, false)", (GONE_CHECK,))
             return connection
         except (psycopg.OperationalError, UnicodeError) as error:
-            translated = translate_connecting(error, login.shown)
+            translated = translate_connecting(error, login.shown, state=state_of(asked) if unread(error) else None)
             if not isinstance(translated, StillStarting) or time.monotonic() > until:
                 raise translated from error
             time.sleep(PAUSE_SECONDS)

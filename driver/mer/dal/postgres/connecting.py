@@ -17,6 +17,7 @@ from mer.dal.postgres.backoff import Random, pauses
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.errors import StillStarting
+from mer.dal.postgres.refusal_state import state_of, unread
 from mer.dal.postgres.refusals import translate_connecting
 from mer.dal.postgres.service import no_service
 from mer.dal.postgres.session import GRACE_SECONDS, Connection
@@ -90,7 +91,8 @@ class Connector:
             async with asyncio.timeout(seconds):
                 return await self._class.connect(asked, autocommit=True)
         except (psycopg.OperationalError, UnicodeError) as error:
-            raise translate_connecting(error, self._settings.shown) from error
+            state = await asyncio.to_thread(state_of, asked) if unread(error) else None
+            raise translate_connecting(error, self._settings.shown, state=state) from error
         except TimeoutError as error:
             raise DatabaseUnreachable(f"{self._settings.shown} took no connection within {seconds:.0f} s") from error
 

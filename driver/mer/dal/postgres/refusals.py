@@ -1,5 +1,7 @@
 """Why no connection came about: libpq tells it in words alone, so that here, and here only, words are looked at.
 
+A server whose words are not English is asked for the state besides (refusal_state.py).
+
 docs/decisions/07-reconnecting.md says which exit code each has, and why.
 """
 
@@ -26,9 +28,13 @@ CHOICES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """One reason for which there is no connection, by the words of libpq's or of the server's that tell it."""
+    """One reason for which there is no connection, by the words of libpq's or of the server's that tell it.
+
+    `states` are those of the server, or their classes.
+    """
 
     words: tuple[str, ...]
+    states: tuple[str, ...] = ()
     kind: type[MerError]
     meaning: str
     hint: str | None = None
@@ -73,6 +79,7 @@ REFUSALS = (
             "permission denied for database",
             "authentication method requirement",
         ),
+        states=("28", "42501"),
         kind=AuthenticationFailed,
         meaning="did not accept the login",
         hint=(
@@ -82,17 +89,20 @@ REFUSALS = (
     ),
     Refusal(
         words=("is starting up", "shutting down", "not yet accepting connections", "in recovery mode"),
+        states=("57P",),
         kind=StillStarting,
         meaning="is starting or stopping",
     ),
     Refusal(
         words=("too many clients already", "connection slots are reserved", "too many connections for"),
+        states=("53300",),
         kind=Busy,
         meaning="takes no more connections",
         hint="Try later; `max_connections` of the server, or the limit of the role or the database, says how many.",
     ),
     Refusal(
         words=('" does not exist',),
+        states=("3D000",),
         kind=ConfigurationError,
         meaning="is not there",
         hint="Its name stands at the end of the URL. CREATE DATABASE makes one, `mer-migrate upgrade` fills it.",
@@ -122,22 +132,25 @@ REFUSALS = (
 """The first that fits."""
 
 
-def translate_connecting(error: psycopg.OperationalError | UnicodeError, shown: str) -> MerError:
-    """Return what it means that no connection came about.
+def told(error: psycopg.OperationalError) -> str:
+    """Return libpq's words, on one line."""
+    return " ".join(str(error).split()).removeprefix("connection failed: ")
 
-    libpq gives no SQLSTATE here, so that words must do. A server that speaks another language is `cannot be reached`, with
-    its words.
-    """
+
+def translate_connecting(
+    error: psycopg.OperationalError | UnicodeError, shown: str, *, state: str | None = None
+) -> MerError:
+    """Return what it means that no connection came about; `state` is the server's, where its words are not known."""
     if isinstance(error, UnicodeError):  # psycopg looks hosts up itself, and passes on what Python says of `a..b`
         return ConfigurationError(f"{shown} is named with a host that is none: {error}")
     if error.sqlstate:
         return translate(error, shown, {})
-    told = " ".join(str(error).split()).removeprefix("connection failed: ")
+    words = told(error)
     for refusal in REFUSALS:
-        if any(words in told for words in refusal.words):
-            return refusal.kind(f"{shown} {refusal.meaning}: {_shortened(told)}", hint=refusal.hint)
+        if any(each in words for each in refusal.words) or (state and state.startswith(refusal.states)):
+            return refusal.kind(f"{shown} {refusal.meaning}: {_shortened(words)}", hint=refusal.hint)
     return DatabaseUnreachable(
-        f"{shown} cannot be reached: {_shortened(told)}", hint="Is it running, and do host and port stand in the URL?"
+        f"{shown} cannot be reached: {_shortened(words)}", hint="Is it running, and do host and port stand in the URL?"
     )
 
 
