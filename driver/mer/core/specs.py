@@ -8,6 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from mer.core.errors import InputInvalid
+from mer.core.running import Batch, Limits, Workers
 from mer_worker.dtypes import DTYPES
 
 Option: TypeAlias = int | float | str | bool
@@ -18,6 +19,22 @@ Dimension: TypeAlias = int | str
 
 Shape: TypeAlias = str | tuple[Dimension, ...]
 """`*` for any shape, a symbol for a whole shape, or a dimension each; `()` is a scalar."""
+
+__all__ = [
+    "ANY",
+    "Batch",
+    "Command",
+    "Dimension",
+    "Limits",
+    "Option",
+    "Shape",
+    "TensorSpec",
+    "Tokens",
+    "VersionSpec",
+    "Workers",
+    "check_fit",
+    "check_specs",
+]
 
 ANY = "*"
 
@@ -54,13 +71,6 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: Tokens = Tokens()
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one version may use; None leaves it to the driver's settings."""
-
-    wall_seconds: float | None = None
-    load_seconds: float | None = None
-
-
 class VersionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that a version says of itself beyond its files: what carton.toml holds, read."""
 
@@ -76,6 +86,11 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     command: Command | None = None
     """Of the `command` runner only."""
     limits: Limits = Limits()
+    concurrency: int = 1
+    """Requests at once in one worker: in threads, or as tasks where the handler is a coroutine function."""
+    batch: Batch | None = None
+    """Whether, and how, requests go to the handler as lists."""
+    workers: Workers = Workers()
     short_description: str | None = None
     required_platforms: tuple[str, ...] = ()
 

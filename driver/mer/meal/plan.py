@@ -45,6 +45,7 @@ class WorkerPlan:
             "folder": None if folder is None else str(folder),
             "options": dict(spec.options),
             "arrays": spec.arrays,
+            **_running(spec),
         }
         if self.weights is not None:
             fields["weights"] = [
@@ -60,3 +61,28 @@ class WorkerPlan:
             if len(spec.outputs) == 1:
                 fields["output"] = spec.outputs[0].name
         return fields
+
+
+def _running(spec: VersionSpec) -> dict[str, Any]:
+    """Return what the worker is to know of how it is run; numbers in heads are integers."""
+    limits = spec.limits
+    told = {
+        "wall_ms": _milliseconds(limits.wall_seconds),
+        "memory_bytes": limits.memory_bytes,
+        "cpu_ms": _milliseconds(limits.cpu_seconds),
+        "open_files": limits.open_files,
+        "processes": limits.processes,
+        "log_bytes": limits.log_bytes,
+    }
+    fields: dict[str, Any] = {}
+    if given := {name: value for name, value in told.items() if value is not None}:
+        fields["limits"] = given
+    if spec.concurrency > 1:
+        fields["concurrency"] = spec.concurrency
+    if spec.batch is not None:
+        fields["batch"] = spec.batch.max_size
+    return fields
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(1e3 * seconds))

@@ -57,6 +57,11 @@ class Table:
             self.fault(key, f"is {value}: an integer from 0 to 2**63 - 1 is meant")
         return value or 0
 
+    def integer(self, key: str) -> int | None:
+        """Return an integer; None where there is none, or where it is a fault."""
+        value: int | None = self._typed(key, int, "integer")
+        return value
+
     def number(self, key: str) -> float | None:
         """Return an integer or a float as a float; None where there is none."""
         value = self.values.get(key)

@@ -7,8 +7,9 @@ import tomllib
 from mer.core import toml
 from mer.core.carton.document import MOST_FAULTS, Fault, Table
 from mer.core.carton.rules import ARRAYS, CARTON_TOML, DTYPES, SHAPE_MEANT, SPEC_VERSION, is_shape, spec_faults
+from mer.core.carton.running import KEYS, read_batch, read_limits, read_workers
 from mer.core.errors import PackageInvalid
-from mer.core.specs import ANY, Command, Limits, Option, Shape, TensorSpec, Tokens, VersionSpec
+from mer.core.specs import ANY, Command, Option, Shape, TensorSpec, Tokens, VersionSpec
 
 
 def read(text: str) -> VersionSpec:
@@ -40,9 +41,7 @@ def read_spec(root: Table) -> VersionSpec:
     """Return what the keys of a carton.toml say; `rules.spec_faults` tells whether it may be said."""
     runner = root.table("runner")
     ours = root.table("mer")
-    ours.only(("arrays", "input", "output", "command", "limits"))
-    limits = ours.table("limits")
-    limits.only(("wall_seconds", "load_seconds"))
+    ours.only(("arrays", "input", "output", "command", *KEYS))
     return VersionSpec(
         runner=runner.needed_text("runner_name"),
         required_framework_version=runner.needed_text("required_framework_version"),
@@ -52,7 +51,10 @@ def read_spec(root: Table) -> VersionSpec:
         outputs=_tensors(root, ours, "output"),
         arrays=ours.text("arrays") or ARRAYS[0],
         command=_command(ours.table("command")) if "command" in ours.values else None,
-        limits=Limits(wall_seconds=limits.number("wall_seconds"), load_seconds=limits.number("load_seconds")),
+        limits=read_limits(ours.table("limits")),
+        concurrency=1 if (concurrency := ours.integer("concurrency")) is None else concurrency,
+        batch=read_batch(ours.table("batch")) if "batch" in ours.values else None,
+        workers=read_workers(ours.table("workers")),
         short_description=root.text("short_description"),
         required_platforms=root.texts("required_platforms"),
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 
+from mer.core.running import running_faults
 from mer.core.specs import Tokens, VersionSpec, check_specs
 from mer.core.toml import INT64
 
@@ -43,7 +43,8 @@ _REQUIREMENT = re.compile(rf"\s*{_COMPARATOR}(?:\s*,\s*{_COMPARATOR})*\s*", re.A
 
 def spec_faults(spec: VersionSpec) -> list[str]:
     """Return what is wrong with the spec, each fault with the key that it has in carton.toml."""
-    return [*_runner_faults(spec), *_tensor_faults(spec), *_command_faults(spec), *_limit_faults(spec)]
+    running = running_faults(limits=spec.limits, concurrency=spec.concurrency, batch=spec.batch, workers=spec.workers)
+    return [*_runner_faults(spec), *_tensor_faults(spec), *_command_faults(spec), *running]
 
 
 def is_shape(value: object) -> bool:
@@ -96,6 +97,8 @@ def _command_faults(spec: VersionSpec) -> Iterator[str]:
         return
     if spec.runner != COMMAND:
         yield f"mer.command is there, but the runner is {spec.runner!r}"
+    if spec.concurrency > 1 or spec.batch is not None or spec.workers.max > 1:
+        yield "mer.concurrency, mer.batch, mer.workers: a command has a state, so it takes one request at a time"
     if any("\0" in part for part in (*spec.command.argv, spec.command.directory or "")):
         yield "mer.command: a NUL can stand in no argument and no path"
     yield from _token_faults(spec.command.tokens)
@@ -107,9 +110,3 @@ def _token_faults(tokens: Tokens) -> Iterable[str]:
         yield "mer.command.tokens: each is a line of its own and not empty"
     if len(set(words)) < len(words):
         yield "mer.command.tokens: two of them are the same"
-
-
-def _limit_faults(spec: VersionSpec) -> Iterator[str]:
-    for name, seconds in (("wall_seconds", spec.limits.wall_seconds), ("load_seconds", spec.limits.load_seconds)):
-        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-            yield f"mer.limits.{name} is {seconds}: seconds above 0 are meant"

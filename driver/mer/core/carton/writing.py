@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from mer.core import toml
 from mer.core.carton.document import MOST_FAULTS
 from mer.core.carton.rules import ARRAYS, CARTON_TOML, DTYPES, SPEC_VERSION, spec_faults
+from mer.core.carton.running import running_tables
 from mer.core.errors import PackageInvalid
 from mer.core.specs import Command, TensorSpec, Tokens, VersionSpec
 
@@ -22,7 +23,6 @@ def generate(spec: VersionSpec) -> str:
         raise PackageInvalid(f"{CARTON_TOML}: {'; '.join(faults[:MOST_FAULTS])}")
     inputs, ours_in = _tensors("input", spec.inputs)
     outputs, ours_out = _tensors("output", spec.outputs)
-    limits = {"wall_seconds": spec.limits.wall_seconds, "load_seconds": spec.limits.load_seconds}
     blocks = [
         _head(spec),
         *inputs,
@@ -30,10 +30,15 @@ def generate(spec: VersionSpec) -> str:
         _runner(spec),
         # sorted: the order in which options were typed makes no other package
         toml.table("runner.opts", dict(sorted(spec.options.items()))),
-        toml.table("mer", {"arrays": spec.arrays} if spec.arrays != ARRAYS[0] else {}),
+        toml.table(
+            "mer",
+            {
+                "arrays": spec.arrays if spec.arrays != ARRAYS[0] else None,
+                "concurrency": spec.concurrency if spec.concurrency != 1 else None,
+            },
+        ),
         *(_command(spec.command) if spec.command else ()),
-        # float: 30 and 30.0 are one limit
-        toml.table("mer.limits", {key: float(value) for key, value in limits.items() if value is not None}),
+        *running_tables(spec),
         *ours_in,
         *ours_out,
     ]

@@ -12,7 +12,6 @@ from mer.core.records import AliasMove, Model
 from mer.core.references import parse_reference
 from mer.faces.commands.model_view import show_model
 from mer.faces.commands.options import (
-    SECONDS,
     describing,
     label_changes,
     labels_text,
@@ -23,6 +22,7 @@ from mer.faces.commands.options import (
     yes,
 )
 from mer.faces.commands.pings import show_steps
+from mer.faces.commands.running import limiting, take_limits, take_running
 from mer.faces.commands.specs import make_spec
 from mer.faces.commands.tree import ENTRIES, Noun, Verb
 from mer.faces.face import Face
@@ -119,8 +119,7 @@ class WithWords(Verb):
 @click.option("--start-token", metavar="LINE", help="The line before a request and a reply.")
 @click.option("--stop-token", metavar="LINE", help="The line after them.")
 @click.option("--exit-token", metavar="LINE", help="The line that ends a command.")
-@click.option("--run-limit", "wall_seconds", type=SECONDS, metavar="SECONDS", help="How long a run may take.")
-@click.option("--load-limit", "load_seconds", type=SECONDS, metavar="SECONDS", help="How long it may take to load.")
+@limiting
 @describing
 @click.pass_obj
 async def register(
@@ -139,8 +138,8 @@ async def register(
     outputs given here. The first version of a name is what its bare name means.
     """
     tokens = {token: line for token in TOKENS if (line := given.pop(f"{token}_token")) is not None}
-    limits = {limit: value for limit in ("wall_seconds", "load_seconds") if (value := given.pop(limit)) is not None}
-    spec = make_spec(tokens=tokens, limits=limits, **given)
+    limits, running = take_limits(given), take_running(given)
+    spec = make_spec(tokens=tokens, limits=limits, running=running, **given)
     mer = await face.mer()
     registered = await mer.register_model(
         name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mer.core.records import Placement, Server, Version
 from mer.core.specs import TensorSpec, VersionSpec
 from mer.faces.commands.options import labels_text
+from mer.faces.commands.running import running_rows
 from mer.faces.face import Face
 from mer.faces.render.listing import show_page
 from mer.faces.render.table import Column, details
@@ -93,6 +94,7 @@ def _version(face: Face, version: Version) -> str:
             "options": " ".join(f"{key}={value}" for key, value in spec.options.items()) or None,
             "argv": " ".join(command.argv) if command else None,
             "directory": command.directory if command else None,
+            **running_rows(spec),
             "package": version.package,
             "weights": version.weights,
         },

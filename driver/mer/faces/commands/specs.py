@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mer.core.errors import UsageError
 from mer.core.specs import ANY, Command, Dimension, Limits, Option, Shape, TensorSpec, Tokens, VersionSpec
@@ -85,15 +86,18 @@ def make_spec(
     argv: tuple[str, ...],
     directory: str | None,
     tokens: dict[str, str],
-    limits: dict[str, float],
+    limits: dict[str, Any],
+    running: Mapping[str, Any] | None = None,
 ) -> VersionSpec | None:
     """Return the spec that the options of `model register` describe; None where they say nothing.
+
+    `running` are those of concurrency, batches and workers (mer.faces.commands.running).
 
     Raises:
         UsageError: they contradict each other.
     """
     options, inputs, outputs = tuple(options), tuple(inputs), tuple(outputs)
-    if not any((runner, entry, options, inputs, outputs, arrays, argv, directory, tokens, limits)):
+    if not any((runner, entry, options, inputs, outputs, arrays, argv, directory, tokens, limits, running)):
         return None
     if runner is None:
         runner = "command" if argv else "python"
@@ -115,6 +119,7 @@ def make_spec(
         arrays=arrays or "numpy",
         command=Command(argv=argv, directory=directory, tokens=Tokens(**tokens)) if runner == "command" else None,
         limits=Limits(**limits),
+        **(running or {}),
     )
 
 
