@@ -18,6 +18,7 @@ from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer_migrations.postgres.roles import Role, Roles
 from mer_migrations.postgres.runner import Migrations
+from tests.support.shared_memory import remove_left_behind
 
 ROLES = Roles(driver=Role(name=DRIVER), auditor=Role(name=AUDITOR))
 
@@ -55,6 +56,7 @@ def state_folder() -> Iterator[Path]:
         yield folder
     finally:
         EmbeddedPostgres(folder).stop()
+        remove_left_behind(folder / "postgres" / "data")
         shutil.rmtree(folder)
 
 

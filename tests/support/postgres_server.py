@@ -25,6 +25,7 @@ import trustme
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.conninfo import conninfo
 from tests.support.postgres import TEMPLATE, WIPED, wipe
+from tests.support.shared_memory import remove_left_behind
 
 ADMINISTRATOR = "administrator"
 OWNER = "team_owner"
@@ -85,6 +86,7 @@ def team_server(
         yield server
     finally:
         server.stop("immediate")
+        remove_left_behind(server.data)
         shutil.rmtree(folder)
 
 
