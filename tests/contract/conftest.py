@@ -1,4 +1,4 @@
-"""Every test of the contract runs over every store."""
+"""Every test of a store's contract runs over every store, every one of a session's over every worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mer.dal.base import Store
+from tests.support.peers import NODE, PEERS, Peer
 from tests.support.stores import STORES, Database
 
 
@@ -24,3 +25,11 @@ async def store(database: Database) -> AsyncIterator[Store]:
         yield opened
     finally:
         await opened.close()
+
+
+@pytest.fixture(params=PEERS, ids=lambda peer: peer.name)
+def peer(request: pytest.FixtureRequest) -> Peer:
+    if request.param.runner == "javascript" and NODE is None:
+        pytest.skip("there is no node (on Debian: apt-get install nodejs)")
+    found: Peer = request.param
+    return found
