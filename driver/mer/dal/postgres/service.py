@@ -1,7 +1,8 @@
 """Hides PGSERVICE from libpq while it connects to the embedded server.
 
-Every other PG* variable is overruled by the connection string. This one is not: libpq has no word for "no service", and one
-that it does not know is an error, whatever else was said.
+Every other PG* variable is overruled by the connection string. This one is not: libpq (up to 18, tried) has no word for "no
+service". One that it does not know is an error whatever else was said, `service=''` looks for a service without a name, and the
+file to look in is named by the environment alone: `servicefile` is no keyword of it yet. So the variable goes for the moment.
 """
 
 from __future__ import annotations
