@@ -16,7 +16,8 @@ if [ $# -gt 0 ]; then
     exec python -m pytest "$@"
 fi
 
-# What only the system has: docker-compose checks docker-compose.yaml, and a PostgreSQL with TLS stands for a team's server.
+# What only the system has: docker-compose checks docker-compose.yaml, a PostgreSQL with TLS stands for a team's server, and
+# node runs the worker in JavaScript.
 # Where they cannot be had without asking somebody, their tests say so and are skipped.
 may_install() {
     command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" -eq 0 ]
@@ -40,6 +41,10 @@ fi
 if ! command -v initdb >/dev/null 2>&1 && [ -z "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ]; then
     { may_install && install_postgresql; } ||
         printf 'NO POSTGRESQL SERVER: every test of a team'"'"'s server is SKIPPED (on Debian: apt-get install postgresql)\n' >&2
+fi
+if ! command -v node >/dev/null 2>&1; then
+    { may_install && install_package nodejs; } ||
+        printf 'node cannot be installed: the worker in JavaScript is not tested (on Debian: apt-get install nodejs)\n' >&2
 fi
 ruff check driver migrations tests benchmarks examples
 ruff format --check driver migrations tests benchmarks examples

@@ -5,7 +5,7 @@ For tests, notebooks and people who try a handler. Errors arrive whole, with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,24 +40,30 @@ async def load_unpacked(
     on_log: LogCallback | None = None,
     load_seconds: float = 60.0,
     host: Host | None = None,
+    worker: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Load a handler from a folder of the author's files, or from an unpacked carton, whose carton.toml is then obeyed.
 
     `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default) or `buffer`. With
     `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is then this
-    process's. `on_log` takes what is printed at no request's time. Times are seconds.
+    process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in any language,
+    which then says which runners it has (docs/other-languages.md). Times are seconds.
 
     Raises:
         UsageError: there is no such folder, runner or entry.
         PackageInvalid, ModelFailed, DeadlineExceeded, WorkerLost: it could not be loaded.
     """
     plan = _plan(Path(folder), runner, entry, options or {}, arrays, command, weights, load_seconds)
+    if plan.spec.runner not in RUNNERS and worker is None:
+        raise UsageError(f"there is no runner {plan.spec.runner!r}, only {', '.join(RUNNERS)}")
     if in_process:
         if plan.spec.runner != "python":
             raise UsageError(f"only the python runner works in the caller's process, not {plan.spec.runner!r}")
         return InProcess.load(plan)
     host = host or LocalHost(
-        scratch_folder=platformdirs.user_cache_path("mer") / "scratch", cache_folder=platformdirs.user_cache_path("mer")
+        scratch_folder=platformdirs.user_cache_path("mer") / "scratch",
+        cache_folder=platformdirs.user_cache_path("mer"),
+        worker=worker,
     )
     session = await start(host, plan, arrays=plan.spec.arrays, on_log=on_log)
     return WorkerModel(host, plan, session, on_log)
@@ -91,8 +97,6 @@ def _plan(
         spec = msgspec.structs.replace(
             spec, options=spec.options | {"entrypoint_package": package, "entrypoint_fn": function}
         )
-    if spec.runner not in RUNNERS:
-        raise UsageError(f"there is no runner {spec.runner!r}, only {', '.join(RUNNERS)}")
     if spec.arrays not in ARRAYS:
         raise UsageError(f"arrays are {' or '.join(ARRAYS)}, not {spec.arrays!r}")
     return WorkerPlan(

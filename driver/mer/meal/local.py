@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mer_worker
@@ -73,17 +73,20 @@ class LocalHost(Host):
         cache_folder: Path,
         environ: Mapping[str, str] | None = None,
         python: Path | None = None,
+        worker: Sequence[str] | None = None,
         name: str = "local",
     ) -> None:
         """Keep workers' own folders under `scratch_folder` and compiled modules under `cache_folder`.
 
-        `environ` is what the allow-list picks from, this process's own by default; `python` another interpreter.
+        `environ` is what the allow-list picks from, this process's own by default; `python` another interpreter; `worker`
+        the argv of another worker, in any language (docs/other-languages.md).
         """
         self.name = name
         self._scratch = scratch_folder
         self._cache = cache_folder
         self._environ = os.environ if environ is None else environ  # the one place where a worker's surroundings begin
         self._python = str(python or sys.executable)
+        self._worker = None if worker is None else tuple(worker)
         self._swept = False
 
     async def probe(self) -> Probe:
@@ -105,6 +108,8 @@ class LocalHost(Host):
             "PYTHONPYCACHEPREFIX": str(compiled),  # for the Python children of a model; -X is for itself
             VARIABLE: marker,
         }
+        if self._worker is not None:  # pings and cancels in-band: its language may have no thread to spare
+            return Launch(argv=self._worker, environment=environment, directory=scratch, marker=marker)
         argv = (self._python, "-I", "-S", "-X", f"pycache_prefix={compiled}", "-c", _START)
         code = Path(mer_worker.__file__).parent.parent
         return Launch(
