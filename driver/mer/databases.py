@@ -86,6 +86,7 @@ async def copy(
         if not ahead:
             # whoever began meanwhile was not asked to leave
             await _require_unused(old, "It began during the copy. Run it again once it has ended.")
+            await new.end_filling()
         return told
 
 
@@ -160,15 +161,17 @@ async def restore(
     async with contextlib.AsyncExitStack() as closing:
         checked = await asyncio.to_thread(closing.enter_context, opened_backup(file, progress=read))
         store = await closing.enter_async_context(_destined(destination, actor))
-        return checked.heading, await _bring(checked, store, destination, actor=actor, progress=progress)
+        told = await _bring(checked, store, destination, actor=actor, progress=progress)
+        await store.end_filling()
+        return checked.heading, told
 
 
 async def _bring(
     source: Source, store: Store, settings: Settings, *, actor: Actor | None, progress: Progress | None
 ) -> Moved:
-    """Bring the source, settle what was open in it, and verify the log where it is now; then it is whole.
+    """Bring the source, settle what was open in it (unless nobody is the `actor`), and verify the log where it is now.
 
-    Where nobody is the `actor`, what is open stays so, and the destination marked as being filled: the rest comes later.
+    The destination is still marked as being filled then.
     """
     transferred = await transfer(source, store, progress=progress)
     lost = 0
@@ -181,8 +184,6 @@ async def _bring(
         )
         await recorder.drain()
     head = await _verified(store, transferred.checkpoint, progress)
-    if actor:
-        await store.end_filling()
     return Moved(
         records=transferred.records,
         registered=transferred.registered,

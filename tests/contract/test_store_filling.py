@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mer.core.errors import BeingFilled
+from mer.core.errors import BeingFilled, NotAllowed
 from mer.core.records import LeaseId
 from mer.dal.base import Store
 from mer.dal.filling import MAX_SOURCE
@@ -107,5 +107,15 @@ async def test_another_may_resume(database: Database, store: Store) -> None:
         await other.begin_filling("second")
         await other.access_log.append(await bodies(other, 1))
         await other.end_filling()
-    await store.access_log.append(await bodies(store, 1))
-    assert (await store.access_log.head()).seq == 2
+        await other.access_log.append(await bodies(other, 1))
+        assert (await other.access_log.head()).seq == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_who_was_given_up_appends_no_more(database: Database, store: Store, count: int) -> None:
+    await store.begin_filling("first")
+    async with another(database, store) as other:
+        await other.end_filling()
+    with pytest.raises(NotAllowed, match="was given up"):
+        await store.access_log.append(await bodies(store, count))
+    assert (await store.access_log.head()).seq == 0

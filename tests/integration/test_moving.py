@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from mer.core.chain import Head
@@ -16,12 +17,14 @@ from mer.core.errors import Busy, ConcurrentChange, DatabaseNotEmpty, DatabaseUn
 from mer.core.records import LeaseId
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
+from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
 from mer.dal.surreal import SurrealStore
 from mer.dal.surreal.connecting import connect_to
 from mer.dal.surreal.login import Login
 from mer.databases import copy
+from mer.execution.process import this_process
 from mer.moving.lost import record_lost
 from mer.moving.source import StoreSource
 from mer.moving.transfer import TRIES, transfer
@@ -286,6 +289,34 @@ async def test_of_two_copies_at_once_none_begins_unseen(databases: Any, tmp_path
         assert moved.head.seq > 3000  # what was open is lost
         assert await sound(there)
         assert not await there.leases.all()
+
+
+async def test_a_driver_that_began_during_the_copy_leaves_the_mark(databases: Any, tmp_path: Path) -> None:
+    one, new = (settings_of(each, tmp_path) for each in databases[:2])
+    here = this_process()
+    begun: list[str] = []
+
+    def begin(*_: object) -> None:
+        if not begun:
+            begun.append("")
+            with psycopg.connect(conninfo(databases[0].superuser()), autocommit=True) as hand:
+                hand.execute(
+                    "INSERT INTO mer.lease VALUES (gen_random_uuid(), %s, %s, %s, %s, %s, 'ada', now(), now())",
+                    (here.host, here.boot_id, here.pid_namespace, here.pid, here.process_started),
+                )
+
+    async with (
+        opened(PostgresStore(databases[0].driver())) as old,
+        opened(PostgresStore(databases[1].driver())) as there,
+    ):
+        await append(old, 3000)
+        with pytest.raises(Busy, match="began during the copy"):
+            await copy(one, new, actor=ADA, progress=begin)
+        assert await there.filling() is not None
+        for lease in await old.leases.all():
+            await old.leases.release(lease.id)
+        await copy(one, new, actor=ADA)
+        assert await there.filling() is None
 
 
 async def test_what_was_open_is_lost_where_nobody_will_finish_it() -> None:

@@ -217,7 +217,7 @@ def test_the_driver_cannot_end_the_owners_session(driver: psycopg.Connection, ow
 def test_the_driver_may_do_what_it_is_there_for(driver: psycopg.Connection) -> None:
     appended = f"SELECT * FROM mer.append(ARRAY['{records.change(uuid7())}'])"
     one = f"SELECT * FROM mer.append_one('{records.change(uuid7())}')"
-    filled = f"SELECT * FROM mer.fill(ARRAY['{records.change(uuid7())}'])"
+    filled = f"SELECT mer.begin_filling(''); SELECT * FROM mer.fill(ARRAY['{records.change(uuid7())}'])"
     may = [*WRITES[:-3], appended, one, filled]
     assert allowed(driver, may) == may
 

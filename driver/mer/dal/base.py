@@ -294,7 +294,8 @@ class Store(Repositories, Protocol):
         """Mark the database as being filled from there, and what was marked before as being filled by this store.
 
         From now on this store alone appends to the log; any other's append is refused with BeingFilled, until
-        `end_filling`. What was being appended is in the log when this returns.
+        `end_filling`. Where another store has said that, this one's are refused with NotAllowed: its filling was given
+        up. What was being appended is in the log when this returns.
         """
 
     async def end_filling(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mer.core.chain import EMPTY, Head
-from mer.core.errors import BeingFilled, ConcurrentChange, InputInvalid, LogNotVerified, MerError
+from mer.core.errors import BeingFilled, ConcurrentChange, InputInvalid, LogNotVerified, MerError, NotAllowed
 from mer.dal.filling import RESUMES
 from mer.dal.surreal.answers import Refused
 from mer.dal.surreal.connection import Connection
@@ -55,7 +55,7 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head, *, fills: 
     process's copy or restore that the database is being filled by.
 
     Raises:
-        BeingFilled: it is another's.
+        BeingFilled: it is another's. NotAllowed: this one was given up.
         ConcurrentChange: others were faster, time and again.
         LogNotVerified: a record stands where the next one belongs.
     """
@@ -82,6 +82,8 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head, *, fills: 
                 known |= found
             elif refused.reason == "filling":
                 raise BeingFilled(hint=RESUMES) from refused
+            elif refused.reason == "given-up":
+                raise NotAllowed("what filled the database was given up") from refused
             else:
                 head = await head_of(run)
             continue

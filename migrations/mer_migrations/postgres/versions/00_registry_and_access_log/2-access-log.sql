@@ -123,7 +123,10 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     LOCK TABLE mer.access_lock IN EXCLUSIVE MODE;
     -- 5-filling.sql
-    IF EXISTS (SELECT FROM mer.filling) AND current_setting('mer.fills', true) IS DISTINCT FROM 'on' THEN
+    IF EXISTS (SELECT FROM mer.filling) <> (current_setting('mer.fills', true) IS NOT DISTINCT FROM 'on') THEN
+        IF current_setting('mer.fills', true) = 'on' THEN
+            RAISE EXCEPTION 'what filled the database was given up' USING ERRCODE = 'restrict_violation';
+        END IF;
         RAISE EXCEPTION 'the database is being filled' USING ERRCODE = 'MER01';
     END IF;
     -- a statement of its own: together with the lock it would read as of before the wait

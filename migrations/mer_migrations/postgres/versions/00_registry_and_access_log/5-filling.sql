@@ -22,7 +22,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $end$
     DELETE FROM mer.filling
 $end$;
 
--- What the copy itself appends by. It stops accidents: whoever may append to a log may fill one.
+-- What the copy itself appends by, until it is given up. It stops accidents: whoever may append to a log may fill one.
 
 CREATE FUNCTION mer.fill(bodies text[]) RETURNS TABLE (seq bigint, digest text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fill$
