@@ -17,6 +17,7 @@ from mer_worker.wire import (
     MAX_NAME_BYTES,
     MAX_RANK,
     MAX_SEGMENTS,
+    Flag,
     Frame,
     WireError,
     dump,
@@ -198,25 +199,34 @@ def segments_of(layout: Layout, frame: Frame) -> list[memoryview]:
         WireError: the table and the descriptors disagree, or the body ends too early.
     """
     body, count = frame.body, len(layout.leaves)
-    if type(body) is not memoryview:
-        body = memoryview(body)
     if frame.segments != count:
         raise WireError(f"{frame.segments} segments for {count} tensors")
+    if frame.shared is not None:
+        check_sizes(layout, tuple(map(len, frame.shared)))
+        return frame.shared
+    if frame.flags & Flag.SHARED:
+        raise WireError("segments in shared memory, which this conversation has not")
+    if type(body) is not memoryview:
+        body = memoryview(body)
     if 8 * count > len(body):
         raise WireError("the body ends within its table")
     sizes: tuple[int, ...] = struct.unpack_from("<%dQ" % count, body)
-    if layout.sizes is not None:
-        if sizes != layout.sizes:
-            raise WireError(f"segments of {list(sizes)[:8]} bytes for tensors of {list(layout.sizes)[:8]}")
-        offsets, total = layout.offsets, layout.total
-    else:
-        offsets, total = place(sizes)
-        for leaf, size in zip(layout.leaves, sizes):
-            if leaf.dtype in NUMERIC and size != NUMERIC[leaf.dtype] * elements(leaf.shape):
-                raise WireError(f"{size} bytes for {leaf.dtype} of shape {list(leaf.shape)}")
+    check_sizes(layout, sizes)
+    offsets, total = (layout.offsets, layout.total) if layout.sizes is not None else place(sizes)
     if total != len(body):
         raise WireError(f"a body of {len(body)} bytes for segments that end at {total}")
     return [body[offset : offset + size] for offset, size in zip(offsets, sizes)]
+
+
+def check_sizes(layout: Layout, sizes: tuple[int, ...]) -> None:
+    """Raise WireError where segments of these sizes are not the tensors of the layout."""
+    if layout.sizes is not None:
+        if sizes != layout.sizes:
+            raise WireError(f"segments of {list(sizes)[:8]} bytes for tensors of {list(layout.sizes)[:8]}")
+        return
+    for leaf, size in zip(layout.leaves, sizes):
+        if leaf.dtype in NUMERIC and size != NUMERIC[leaf.dtype] * elements(leaf.shape):
+            raise WireError(f"{size} bytes for {leaf.dtype} of shape {list(leaf.shape)}")
 
 
 def _as_json(descriptor: Descriptor) -> dict[str, Any]:

@@ -14,9 +14,16 @@ from array import array
 TYPE_CHECKING = False  # `typing` itself costs a worker 1 MB and 3 ms
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Union
+    from typing import Any, Protocol, Union
 
     Bytes = Union[bytes, bytearray, memoryview]
+
+    class Templates(Protocol):
+        """Heads that the other side has named by a number (mer_worker.templates.Incoming)."""
+
+        def head(self, number: int, head: bytes) -> bytes:
+            """Return the head that is meant, and remember one that came. Raises: WireError."""
+
 
 PREAMBLE = b"\x89MER\r\n\x1a\n"
 """Opens each direction. Like PNG's: no text begins with it, and a stream that converts line ends spoils it at once."""
@@ -116,7 +123,7 @@ class VersionMismatch(WireError):
 class Frame:
     """One frame as received; the body lies in aligned memory of its own, which lives as long as something looks at it."""
 
-    __slots__ = ("body", "flags", "head", "kind", "number", "request", "segments", "template")
+    __slots__ = ("body", "flags", "head", "kind", "number", "request", "segments", "shared", "template")
 
     def __init__(
         self,
@@ -138,6 +145,8 @@ class Frame:
         """By kind: a request's deadline in milliseconds, a result's run time in microseconds, a credit's parts."""
         self.head = head
         self.body = body
+        self.shared: list[memoryview] | None = None
+        """The segments, once a body that lies in shared memory was claimed (mer_worker.shared)."""
 
     def fields(self) -> dict[str, Any]:
         """Return the head as an object; an empty head is an empty one.
@@ -292,11 +301,16 @@ class Decoder:
         "_pending",
         "_seen",
         "_start",
+        "_templates",
         "_view",
     )
 
-    def __init__(self, limits: Limits | None = None, *, preamble: bool = True) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, preamble: bool = True, templates: Templates | None = None
+    ) -> None:
+        """Decode what one side sends; without `templates` heads are left as they came."""
         self._limits = limits or Limits()
+        self._templates = templates
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -315,6 +329,18 @@ class Decoder:
             self._start = self._end = 0
             return self._view
         return self._view[self._end :]
+
+    def feed(self, data: Bytes) -> list[Frame]:
+        """Return the frames that bytes complete which were read elsewhere. Raises: as `received`."""
+        frames: list[Frame] = []
+        rest = memoryview(data)
+        while rest:
+            buffer = self.buffer()
+            count = min(len(rest), len(buffer))
+            buffer[:count] = rest[:count]
+            rest = rest[count:]
+            frames += self.received(count)
+        return frames
 
     def received(self, count: int) -> Sequence[Frame]:
         """Return the frames that `count` more bytes in `buffer()` have completed, in order.
@@ -351,6 +377,11 @@ class Decoder:
         """Whether the stream may end here: no frame is half received."""
         return self._pending is None and self._start == self._end
 
+    @property
+    def in_body(self) -> bool:
+        """Whether a large body is being received: what comes next should be read into `buffer()`, where it stays."""
+        return self._pending is not None
+
     def _only(self, count: int) -> Frame | None:
         """Return the frame that the buffer holds from end to end, as is usual, by the shortest way."""
         if count < HEADER_BYTES:
@@ -367,7 +398,10 @@ class Decoder:
         if body_bytes:
             body = aligned(body_bytes)
             body[:] = view[start:count]
-        return Frame(kind, flags, segments, template, request, number, bytes(view[HEADER_BYTES:start]), body)
+        head = bytes(view[HEADER_BYTES:start])
+        if template and self._templates is not None:
+            head = self._templates.head(template, head)
+        return Frame(kind, flags, segments, template, request, number, head, body)
 
     def _next(self, frames: list[Frame]) -> bool:
         """Take one frame from the buffer; False when more bytes are needed."""
@@ -391,6 +425,8 @@ class Decoder:
             self._make_room(HEADER_BYTES + head_bytes)
             return False
         head = bytes(self._view[start + HEADER_BYTES : body_start])
+        if template and self._templates is not None:
+            head = self._templates.head(template, head)
         whole = Frame(kind, flags, segments, template, request, number, head)
         end = body_start + body_bytes
         if not body_bytes:

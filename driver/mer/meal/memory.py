@@ -1,0 +1,155 @@
+"""The driver's end of the memory that it shares with a worker: making the files, and never holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mer_worker.memory import GRAIN, LAYOUT, LEAST_BYTES, MOST_BYTES, PERIOD_SECONDS, SHARED_FROM, Incoming, Outgoing
+from mer_worker.shared import CAPABILITY, Placed, Sharing
+from mer_worker.tensors import Encoded
+from mer_worker.wire import Frame
+
+DEFAULT_BYTES = 1 << 30
+"""Of each of a worker's two files, as large as the largest body. Only what is used has pages."""
+
+_SLICE_BYTES = 8 << 20
+"""Copied at a time; between two slices, a millisecond or two, the event loop does what else waits."""
+
+_PAUSE_SECONDS = 0.02
+"""Between two steps of giving pages back."""
+
+
+class WorkerMemory:
+    """The two files of one worker, from before its start to the end of its session."""
+
+    def __init__(self, size: int = DEFAULT_BYTES) -> None:
+        """Make and map them; each has room for `size` bytes.
+
+        Raises:
+            OSError, ValueError, AttributeError: this system has no such files, or no room for them.
+        """
+        size = min(max(size + -size % GRAIN, LEAST_BYTES), MOST_BYTES)
+        size += -(-size // GRAIN)  # the table
+        size += -size % GRAIN
+        with contextlib.ExitStack() as undo:
+            self._descriptors = [_file(size, undo) for _ in range(2)]
+            own = os.dup(self._descriptors[0])
+            undo.callback(os.close, own)
+            outgoing = Outgoing(own, size)
+            incoming = Incoming(self._descriptors[1], size)
+            undo.pop_all()
+        self._sharing = Sharing(incoming, outgoing)
+        self.dead = incoming.dead
+        """Not empty: `settle` has something to do."""
+        self.settle = incoming.settle
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What the worker inherits: the driver's file and the worker's."""
+        return tuple(self._descriptors)
+
+    def started(self) -> None:
+        """Close what only the worker needs."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    async def place(self, encoded: Encoded) -> Placed:
+        """Copy the large segments into the driver's file; one for which there is no room goes with the frame."""
+        outgoing = self._sharing.outgoing
+        placed = Placed(outgoing)
+        for segment in encoded.segments:
+            size = len(segment)
+            start = outgoing.take(size) if size >= SHARED_FROM else None
+            placed.starts.append(start or 0)
+            if start is None:
+                continue
+            if outgoing.lacks_pages(start, size):
+                try:
+                    await asyncio.to_thread(outgoing.fill, start, size)
+                except OSError:
+                    outgoing.returned.append(start)
+                    placed.starts[-1] = 0
+                    continue
+            if size <= _SLICE_BYTES:
+                outgoing.write(start, segment)
+                continue
+            view = memoryview(segment)
+            for at in range(0, size, _SLICE_BYTES):
+                if at:
+                    await asyncio.sleep(0)
+                outgoing.write(start + at, view[at : at + _SLICE_BYTES])
+        self._watch()
+        return placed
+
+    def take(self, received: Frame) -> None:
+        """Take over the segments of a frame. Raises: WireError."""
+        self._sharing.claim(received)
+        self._watch()
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """Bytes that wait for the worker or are kept by it, and segments of the worker that somebody here looks at."""
+        self.settle()
+        return self._sharing.outgoing.used, self._sharing.incoming.held
+
+    def close(self) -> None:
+        """Let the files go; results that somebody still looks at stay."""
+        self.started()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sharing.close()
+
+    def _watch(self) -> None:
+        """See that what is let go is given back, and that pages go, also when no other call comes."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PERIOD_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._timer = None
+        self.settle()
+        self._sharing.outgoing.age()
+        self._shrink()
+
+    def _shrink(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._sharing.outgoing.shrink():
+            self._timer = loop.call_later(_PAUSE_SECONDS, self._shrink)
+        elif self._sharing.incoming.held or self._sharing.outgoing.beyond:
+            self._timer = loop.call_later(PERIOD_SECONDS, self._tidy)
+
+
+def memory_of(size: int) -> tuple[WorkerMemory | None, str]:
+    """Return memory for a worker; or None, and why there is none."""
+    if not size:
+        return None, "it is turned off"
+    try:
+        return WorkerMemory(size), ""
+    except (OSError, ValueError, AttributeError, OverflowError) as error:
+        return None, f"this machine cannot: {error}"
+
+
+def refused(hello: Mapping[str, Any]) -> str:
+    """Return why the worker of this hello does not share memory; "" if it does."""
+    named, memory = hello.get("capabilities"), hello.get("memory")
+    memory = memory if isinstance(memory, dict) else {}
+    if not isinstance(named, list) or CAPABILITY not in named:
+        why = memory.get("refused")
+        return f"the worker cannot: {why[:200]}" if isinstance(why, str) else "the worker does not offer it"
+    if memory.get("layout") != LAYOUT:
+        return "the worker knows another layout of it"
+    return ""
+
+
+def _file(size: int, undo: contextlib.ExitStack) -> int:
+    """Make a file without a name, of a size that nobody can change: reading past a shortened one is SIGBUS."""
+    descriptor = os.memfd_create("mer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    undo.callback(os.close, descriptor)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor

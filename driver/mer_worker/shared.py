@@ -1,0 +1,188 @@
+"""Messages whose large segments lie in shared memory: how they are told, and how they are found (docs/wire.md)."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from mer_worker.layout import with_meta
+from mer_worker.memory import LEAST_BYTES, MOST_BYTES, SHARED_FROM, Incoming, Outgoing
+from mer_worker.wire import ALIGNMENT, MAX_BODY_BYTES, Flag, FrameTooLarge, WireError, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Optional, Union
+
+    from mer_worker.tensors import Encoded
+    from mer_worker.wire import Frame
+
+    Bytes = Union[bytes, bytearray, memoryview]
+
+CAPABILITY = "shared-memory"
+ENTRY = struct.Struct("<QQ")
+"""Offset within the sender's file, and length. Offset 0: the segment is in the frame's own body."""
+
+_PADDING = bytes(ALIGNMENT)
+
+
+def goes_shared(encoded: Encoded) -> bool:
+    """Whether a message has a segment that is worth a place in shared memory."""
+    if 0 < encoded.layout.total < SHARED_FROM:
+        return False  # nearly all, by one comparison
+    return any(len(segment) >= SHARED_FROM for segment in encoded.segments)
+
+
+class Placed:
+    """Where each segment of a message lies; 0: it goes with the frame. What no message takes is free again."""
+
+    __slots__ = ("_outgoing", "starts")
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.starts: list[int] = []
+        self._outgoing = outgoing
+
+    def message(
+        self,
+        encoded: Encoded,
+        kind: int,
+        request: int,
+        *,
+        number: int = 0,
+        meta: Mapping[str, Any] | None = None,
+        most: int = MAX_BODY_BYTES,
+        flags: int = 0,
+    ) -> tuple[Bytes, ...]:
+        """Return a whole frame in pieces, as Encoded.message does; the segments are the receiver's from now on.
+
+        Raises:
+            WireError: the head, the body or the meta is beyond its cap.
+        """
+        segments, starts = encoded.segments, self.starts
+        total = sum(map(len, segments))
+        if total > most:
+            raise FrameTooLarge(f"{total} bytes of tensors: the other side takes {most}")
+        table = b"".join(ENTRY.pack(start, len(segment)) for start, segment in zip(starts, segments))
+        pieces: list[Bytes] = [table]
+        end = len(table)
+        for start, segment in zip(starts, segments):
+            if start or not len(segment):
+                continue
+            if end % ALIGNMENT:
+                pieces.append(_PADDING[: -end % ALIGNMENT])
+                end += -end % ALIGNMENT
+            pieces.append(segment)
+            end += len(segment)
+        head = with_meta(encoded.layout, meta)
+        header = pack(
+            kind,
+            head,
+            request=request,
+            flags=flags | Flag.SHARED,
+            segments=len(segments),
+            number=number,
+            body_bytes=end,
+        )
+        self._outgoing.sent([start for start in starts if start])
+        self.starts = []
+        return (header, *pieces)
+
+    def __del__(self) -> None:
+        self._outgoing.returned.extend(start for start in self.starts if start)
+
+
+class Sharing:
+    """Both files, as one end of a conversation uses them."""
+
+    __slots__ = ("incoming", "outgoing")
+
+    def __init__(self, incoming: Incoming, outgoing: Outgoing) -> None:
+        self.incoming = incoming
+        self.outgoing = outgoing
+
+    def place(self, encoded: Encoded) -> Placed:
+        """Put the large segments into shared memory; one for which there is no room goes with the frame.
+
+        One that the handler has made there stays where it is, if only `encoded` holds it; its `segments` is then a view
+        of the same bytes that nothing watches.
+        """
+        outgoing, segments = self.outgoing, encoded.segments
+        placed = Placed(outgoing)
+        for at in range(len(segments)):  # enumerate would hold the segment itself
+            segment = segments[at]
+            size = len(segment)
+            start: Optional[int] = 0
+            if size >= SHARED_FROM:
+                lent = outgoing.lent_at(segment)
+                if lent is not None:
+                    segments[at] = segment = outgoing.at(lent, size)
+                    start = lent if outgoing.take_over(lent) else outgoing.put(segment)
+                else:
+                    start = outgoing.put(segment)
+            placed.starts.append(start or 0)
+        return placed
+
+    def claim(self, received: Frame) -> None:
+        """Take over the segments of a received frame: they are given back when the last view of each is gone.
+
+        Raises:
+            WireError: the body is no table of segments that can lie there.
+        """
+        body, count = memoryview(received.body), received.segments
+        end = ENTRY.size * count
+        if end > len(body):
+            raise WireError("the body ends within its table")
+        segments: list[memoryview] = []
+        total = 0
+        for start, size in ENTRY.iter_unpack(body[:end]):
+            total += size
+            if total > MAX_BODY_BYTES:
+                raise FrameTooLarge(f"{total} bytes of tensors: the cap is {MAX_BODY_BYTES}")
+            if start:
+                segments.append(self.incoming.claim(start, size))
+                continue
+            if size:
+                end += -end % ALIGNMENT
+            segments.append(body[end : end + size])
+            end += size
+        if end != len(body):
+            raise WireError(f"a body of {len(body)} bytes for segments that end at {end}")
+        received.body, received.shared = b"", segments
+
+    def settle(self) -> None:
+        """Give back what nobody looks at any more."""
+        self.incoming.settle()
+
+    def tidy(self) -> None:
+        """End a period: give back what is not looked at, and the pages that were not used."""
+        self.incoming.settle()
+        self.outgoing.age()
+        while self.outgoing.shrink():
+            pass
+
+    def close(self) -> None:
+        """Let both files go; what is still looked at stays until it is not."""
+        self.incoming.close()
+        self.outgoing.close()
+
+
+def open_files(descriptors: Sequence[int]) -> Sharing:
+    """Map the two files as the worker sees them, the driver's and its own; the descriptors are taken over.
+
+    Raises:
+        OSError, ValueError: they cannot be mapped.
+    """
+    theirs, own = descriptors
+    try:
+        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
+        if not all(LEAST_BYTES <= size <= MOST_BYTES for size in sizes):
+            raise ValueError(f"files of {sizes} bytes")
+        os.set_inheritable(own, False)
+        incoming = Incoming(theirs, sizes[0])
+        outgoing = Outgoing(own, sizes[1])
+    except BaseException:
+        os.close(own)
+        raise
+    finally:
+        os.close(theirs)
+    return Sharing(incoming, outgoing)
