@@ -20,6 +20,7 @@ from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from queue import SimpleQueue
     from typing import Optional
 
@@ -27,20 +28,46 @@ _LOOK_MILLISECONDS = 5000
 """How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
 
 
+_REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
+"""What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
+
+_MOST_TOLD = 64
+"""Requests that a pong tells of: enough to see which one hangs."""
+
+_MOST_WAITING = 1024
+_MOST_WAITING_BYTES = 1 << 30
+"""Frames, and bytes of their bodies, that a worker over a single stream keeps while its model computes. It reads on, since
+a cancel may come; a request beyond this is answered as busy."""
+
+
 class Pulse:
-    """What a pong says of the main thread: which request it is busy with, and since when."""
+    """What a pong says of the model: which requests it is busy with, and since when."""
 
     def __init__(self) -> None:
         self.request = 0
         self.since = 0.0
+        self.several: Optional[Callable[[], list[tuple[int, float]]]] = None
+        """Tells each request that runs and since when, where several do at once."""
+
+    def running(self) -> list[tuple[int, float]]:
+        """Return each request that runs, and since when (monotonic seconds), the oldest first."""
+        if self.several is not None:
+            return self.several()
+        request = self.request
+        return [(request, self.since)] if request else []
 
     def pong(self, ping: Frame) -> bytes:
         """Return the answer to a ping."""
-        request = self.request
-        head = b""
-        if request:
-            head = dump({"busy": {"request": request, "milliseconds": int(1e3 * (time.monotonic() - self.since))}})
-        return pack(Kind.PONG, head, request=ping.request)
+        running, now = self.running(), time.monotonic()
+        told = [
+            {"request": request, "milliseconds": int(1e3 * (now - since))} for request, since in running[:_MOST_TOLD]
+        ]
+        fields: dict[str, object] = {}
+        if told:
+            fields["busy"] = told[0]
+        if self.several is not None:
+            fields["running"] = told
+        return pack(Kind.PONG, dump(fields) if fields else b"", request=ping.request)
 
 
 class Listener:
@@ -63,6 +90,7 @@ class Listener:
         self._pulse = pulse
         self._ending = ending
         self._others = others
+        self._kept = 0
 
     def start(self) -> None:
         """Begin to listen."""
@@ -95,7 +123,23 @@ class Listener:
                 elif frame.kind == Kind.CANCEL:
                     self._interrupts.cancel(frame.request)
                 elif self._others is not None:
-                    self._others.put(frame)
+                    self._hand_on(frame, self._others)
+
+    def _hand_on(self, frame: Frame, others: SimpleQueue[Frame]) -> None:
+        """Let the main thread have a frame, if it is not too far behind."""
+        waiting = others.qsize()
+        if not waiting:
+            self._kept = 0  # of bodies since the queue was last empty: never less than what waits
+        self._kept += len(frame.body)
+        full = waiting >= _MOST_WAITING or (waiting and self._kept > _MOST_WAITING_BYTES)
+        if full and frame.kind in _REFUSABLE:
+            self._kept -= len(frame.body)
+            text = f"{waiting} requests wait in this worker already"
+            self._answers.send(error_frame(Failure("busy", "queue-full", text), frame.request))
+        elif waiting >= 4 * _MOST_WAITING:
+            raise WireError(f"{waiting} frames wait: more were sent than were asked for")
+        else:
+            others.put(frame)
 
 
 class Ending:

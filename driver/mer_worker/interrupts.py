@@ -12,7 +12,20 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, Protocol
+
+    class Several(Protocol):
+        """Who knows the requests of a worker that has several at once (mer_worker.serving.flights)."""
+
+        def cancel(self, request: int) -> None:
+            """As Interrupts.cancel."""
+
+        def hold(self) -> bool:
+            """As Interrupts.hold, for the request of the calling thread."""
+
+        def release(self) -> None:
+            """As Interrupts.release."""
+
 
 _MOST_EARLY = 1024
 """Cancels that are remembered for requests not read yet; more than a driver has in flight."""
@@ -33,6 +46,8 @@ class Interrupts:
         self._open = False
         self._held = False
         self._early: set[int] = set()
+        self.several: Optional[Several] = None
+        """Takes the cancels, where several requests run at once or are answered one by one."""
 
     def install(self) -> None:
         """Take SIGINT, which nobody else sends: a worker has no terminal."""
@@ -61,8 +76,20 @@ class Interrupts:
         self._open = False
         self._running = 0
 
+    def enter(self, request: int) -> None:
+        """Say that a step of this request's handler runs in the main thread: it may be interrupted, as from `begin`."""
+        self._running = request
+        self._open = True
+
     def cancel(self, request: int) -> None:
-        """Interrupt this request's handler, or keep it from starting. Called by the listening thread."""
+        """Stop this request, or keep it from starting. Called by the listening thread, or by one that watches limits."""
+        if self.several is not None:
+            self.several.cancel(request)
+        else:
+            self.interrupt(request)
+
+    def interrupt(self, request: int) -> None:
+        """Interrupt this request's handler in the main thread, or keep it from starting there."""
         if request > self._newest and len(self._early) < _MOST_EARLY:
             self._early.add(request)
         if request == self._running and self._main is not None:
@@ -70,9 +97,9 @@ class Interrupts:
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def hold(self) -> bool:
-        """Keep interrupts off the main thread while it writes a frame; False in any other thread, which gets none."""
+        """Keep interrupts off this thread while it writes a frame; False where none can come, and `release` has nothing to do."""
         if threading.get_ident() != self._main:
-            return False
+            return self.several is not None and self.several.hold()
         self._held = True
         return True
 
@@ -82,6 +109,9 @@ class Interrupts:
         Raises:
             Cancelled: one has come meanwhile.
         """
+        if self.several is not None and threading.get_ident() != self._main:
+            self.several.release()
+            return
         self._held = False
         if self._open and self._wanted == self._running:
             self._raise()

@@ -25,3 +25,10 @@ def test_every_error_stands_in_the_drawing(kind: type[errors.MerError]) -> None:
 
 def test_a_code_is_the_name_in_kebab_case() -> None:
     assert errors.ServerNotFound().code == "server-not-found"
+
+
+@pytest.mark.parametrize(("limit", "exit_code"), [("memory", 1), ("cpu", 1), ("open-files", 1), ("wall", 124)])
+def test_a_limit_of_a_version_is_named_by_its_code(limit: str, exit_code: int) -> None:
+    error = errors.limit_exceeded(limit, "too much")
+    assert (error.code, error.exit_code) == (f"limit:{limit}", exit_code)
+    assert error.hint

@@ -2,6 +2,7 @@
 
     MerError 70
     ├── ModelFailed 1
+    │   └── LimitExceeded
     ├── UsageError 2
     │   ├── ConfirmationNeeded
     │   └── AlreadyExists
@@ -25,6 +26,7 @@
     │   └── PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
     ├── LogNotVerified 79
     ├── DeadlineExceeded 124
+    │   └── RunTooLong
     ├── WorkerLost 125
     └── Interrupted 130
 
@@ -65,6 +67,27 @@ class ModelFailed(MerError):
         super().__init__(message, hint=hint)
         self.traceback = traceback
         """The handler's own traceback, whole, in the model's words; None where it has none."""
+
+
+class LimitExceeded(ModelFailed):
+    """The model used more than its version may."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        hint: str | None = None,
+        traceback: str | None = None,
+        limit: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, traceback=traceback)
+        self.limit = limit
+        """Which one: `memory`, `cpu`, `open-files`, `processes`."""
+
+    @property
+    def code(self) -> str:
+        """`limit:memory` and the like."""
+        return f"limit:{self.limit}" if self.limit else super().code
 
 
 class UsageError(MerError):
@@ -267,6 +290,15 @@ class DeadlineExceeded(MerError):
     retryable = True
 
 
+class RunTooLong(DeadlineExceeded):
+    """The run took longer than the model's version may."""
+
+    @property
+    def code(self) -> str:
+        """`limit:wall`, beside the other limits of a version."""
+        return "limit:wall"
+
+
 class WorkerLost(MerError):
     """The worker ended before it answered."""
 
@@ -278,3 +310,20 @@ class Interrupted(MerError):
     """Interrupted."""
 
     exit_code = 130
+
+
+LIMIT_HINTS = {
+    "memory": "--memory-limit of `mer model register` sets it, for a new version.",
+    "cpu": "--cpu-limit of `mer model register` sets it, for a new version.",
+    "open-files": "--open-files-limit of `mer model register` sets it, for a new version.",
+    "processes": "--processes-limit of `mer model register` sets it, for a new version.",
+    "wall": "--run-limit of `mer model register` sets it, for a new version.",
+}
+
+
+def limit_exceeded(limit: str, message: str, *, traceback: str | None = None) -> MerError:
+    """Return the error of a model that went beyond a limit of its version."""
+    hint = LIMIT_HINTS.get(limit)
+    if limit == "wall":
+        return RunTooLong(message, hint=hint)
+    return LimitExceeded(message, hint=hint, traceback=traceback, limit=limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mer.core.errors import (
+    Busy,
     ContentMissing,
     DigestMismatch,
     InputInvalid,
@@ -12,6 +13,7 @@ from mer.core.errors import (
     PackageInvalid,
     ProtocolViolation,
     WorkerLost,
+    limit_exceeded,
 )
 
 
@@ -32,5 +34,9 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
             return ModelFailed(message, traceback=traceback)
         case "lost":
             return WorkerLost(message)
+        case "limit":
+            return limit_exceeded(code, message, traceback=traceback)
+        case "busy":
+            return Busy(message)
         case _:
             return ProtocolViolation(f"{message} ({code})" if code else message)
