@@ -2,7 +2,8 @@
 
 A log has millions of records, and nearly all of them hold. To make a record of every row, and a column of every field,
 would take longer than to hash it; so what the body says is laid out as the row would have it, and the two are compared
-as bytes. Only a row that differs is taken apart, for core.chain.Verifier to look at closely.
+as bytes. The body itself is read only where it is of no form that is known already (forms.py). Only a row that differs is
+taken apart, for core.chain.Verifier to look at closely.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hashlib import sha256
 
 from mer.core.chain import HASHED, Head, Known, User, decode
 from mer.core.records import AccessRecord, Digest
+from mer.dal.postgres.forms import Form
 
 COPY = (
     "COPY (SELECT body::text, seq::bigint, previous::text, digest::text, at::timestamptz, invocation::text, lease::text,"
@@ -33,14 +35,40 @@ MICROSECOND = dt.timedelta(microseconds=1)
 MAX_KEPT = 4096
 """Layouts and seconds that are kept at once: a busy log has some dozens, a forged one must not fill the memory."""
 
+MAX_FORMS = 256
+"""Layouts whose bodies have forms that are kept at once: a form is as large as a body, and there is more than one of each."""
+
+MAX_FORMS_ALIKE = 4
+"""Forms that are tried for one layout, as of several references: to try one in vain costs a third of reading the body."""
+
+LEARNED_OF = 31
+"""Of so many bodies of no form one gives a form, which takes as long as reading thirty: where all differ it is in vain."""
+
 _BODY_AT = 6
 """Where a row's body begins: behind the number of fields, two bytes, and its own length, four."""
 
-_lay_out = struct.Struct(">IqI64sI64sIqI36sI36s").pack
+_size_of = struct.Struct(">2xI").unpack_from
+
+_COLUMNS = struct.Struct(">IqI64sI64sIqI36sI36s")
 """seq, previous, digest, at, invocation and lease, each with its length before it."""
 
-_lay_out_some = struct.Struct(">IqI64sI64sIq").pack
-"""The same without invocation and lease, of which one is absent."""
+_LENGTHS = (8, 64, 64, 8, 36, 36)
+
+_read_columns = _COLUMNS.unpack_from
+
+_PLACE = struct.Struct(">IqI64sI64s")
+"""The first three of them."""
+
+_TIME = struct.Struct(">Iq")
+
+MAX_AT = 2**63
+"""No row's time: that of a second which nobody has worked out yet."""
+
+Place = tuple[int, bytes, bytes]
+"""A record's seq, previous and digest."""
+
+_EMPTY_HASH = sha256()
+"""To copy it is faster than to make one."""
 
 _NULL = b"\xff\xff\xff\xff"
 
@@ -50,13 +78,16 @@ class Layouts:
 
     def __init__(self) -> None:
         self.rests: dict[bytes, Known] = {}
-        self.seconds: dict[str, int] = {}
+        self.forms: dict[bytes, tuple[Form, ...]] = {}
+        self.seconds: dict[bytes, int] = {}
         self._chain = ""
+        self._unlike = 0
 
     def of(self, chain: str) -> Layouts:
         """Return itself, for bodies of that chain."""
         if chain != self._chain:
             self.rests.clear()
+            self.forms.clear()
             self._chain = chain
         return self
 
@@ -82,19 +113,38 @@ class Layouts:
         self.rests[raw] = found
         return found
 
-    def second(self, text: str) -> int:
-        """Return the microseconds from EPOCH to a second written like `2026-11-21T01:10:34.`, with its point.
+    def count(self, second: bytes, micros: bytes) -> int:
+        """Return the microseconds from EPOCH to a time written like `2026-11-21T01:10:34.` and `123456`.
 
         Raises:
             ValueError: it is no such time, or not written like this.
         """
+        if not (micros.isdigit() and len(micros) == 6):
+            raise ValueError(f"{micros!r} are no microseconds as bodies write them")
+        return (self.seconds.get(second) or self._second(second)) + int(micros)
+
+    def learn(self, raw: bytes, text: bytes) -> None:
+        """Take note of a body that holds with these last seven fields, and is of no form that they had yet."""
+        self._unlike += 1
+        if self._unlike < LEARNED_OF:
+            return
+        self._unlike = 0
+        form = Form.of(text)
+        if form is None:
+            return
+        if len(self.forms) >= MAX_FORMS:
+            self.forms.clear()
+        self.forms[raw] = (form, *self.forms.get(raw, ())[: MAX_FORMS_ALIKE - 1])
+
+    def _second(self, raw: bytes) -> int:
+        text = raw.decode("ascii")
         at = dt.datetime.fromisoformat(text.removesuffix("."))
         if at.tzinfo is not None or f"{at.isoformat()}." != text:
             raise ValueError(f"{text!r} is not written as bodies write a time")
         found = (at.replace(tzinfo=dt.UTC) - EPOCH) // MICROSECOND
         if len(self.seconds) >= MAX_KEPT:
             self.seconds.clear()
-        self.seconds[text] = found
+        self.seconds[raw] = found
         return found
 
 
@@ -104,6 +154,8 @@ class CopiedRecords(Sequence[AccessRecord]):
     def __init__(self, rows: Sequence[bytes], layouts: Layouts) -> None:
         self._rows = rows
         self._layouts = layouts
+        self._places: list[Place | None] | None = None
+        self._chain = ""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,41 +168,55 @@ class CopiedRecords(Sequence[AccessRecord]):
 
     def holding(self, *, chain: str, after: Head, start: int, most: int) -> tuple[int, Head]:
         """Return how many from `start` on hold behind `after`, and the last one's place; what it is in doubt of ends it."""
-        seq, previous, held = after.seq, after.digest.encode(), 0
-        if len(previous) != 64:  # somebody's hand: the layout below would cut it or fill it up
-            return 0, after
-        layouts = self._layouts.of(chain)
-        rests, seconds, lay_out, hashed, read = layouts.rests, layouts.seconds, _lay_out, HASHED, decode
-        try:
-            for row in self._rows[start : start + most]:
-                end = int.from_bytes(row[2:_BODY_AT], "big") + _BODY_AT
-                text = row[_BODY_AT:end]
-                digest = sha256(hashed % (previous, text, seq + 1)).hexdigest().encode()
-                body = read(text)
-                at, invocation, lease = body.at or "", body.invocation, body.lease
-                second, micros = at[:20], at[20:26]
-                if at[26:] != "Z" or not (micros.isdecimal() and at.isascii()):
-                    break
-                count = (seconds.get(second) or layouts.second(second)) + int(micros)
-                if invocation and lease and len(invocation) == len(lease) == 36:
-                    one, two = invocation.encode("ascii"), lease.encode("ascii")
-                    laid_out = lay_out(8, seq + 1, 64, previous, 64, digest, 8, count, 36, one, 36, two)
-                else:
-                    laid_out = _lay_out_some(8, seq + 1, 64, previous, 64, digest, 8, count)
-                    laid_out += _uuid(invocation) + _uuid(lease)
-                cut = end + len(laid_out)
-                if row[end:cut] != laid_out:
-                    break
-                raw = row[cut:]
-                known = rests.get(raw) or layouts.rest(raw)
-                # these were compared: what is left to compare is the rest
-                known.at, known.invocation, known.lease = at, invocation, lease
-                if known != body:
-                    break
-                seq, previous, held = seq + 1, digest, held + 1
-        except (ValueError, RecursionError, struct.error):
-            pass  # a body or a row of an unusual form is no fault yet
-        return held, Head(seq=seq, digest=previous.decode())
+        if self._places is None or chain != self._chain:
+            self._places, self._chain = places(self._rows, self._layouts.of(chain)), chain
+        seq, last, held = after.seq, after.digest.encode(), 0
+        for place in self._places[start : start + most]:
+            if place is None or place[0] != seq + 1 or place[1] != last:
+                break
+            seq, last, held = place[0], place[2], held + 1
+        return held, Head(seq=seq, digest=last.decode())
+
+
+def places(rows: Sequence[bytes], layouts: Layouts) -> list[Place | None]:
+    """Return where each row stands by what it says, and None for one that is in doubt; whether they follow is not asked.
+
+    Each step is taken for all of them: with all steps for one after the other, a processor forgets each until the next.
+    """
+    try:
+        ends = [size + _BODY_AT for (size,) in map(_size_of, rows)]
+        texts = [row[_BODY_AT:end] for row, end in zip(rows, ends, strict=True)]
+        columns = [_read_columns(row, end) for row, end in zip(rows, ends, strict=True)]
+    except struct.error:  # one is too short: it has no invocation, or somebody's hand was in it
+        return [places([row], layouts)[0] for row in rows] if len(rows) > 1 else [_place(rows[0], layouts)]
+    copied, hashed = _EMPTY_HASH.copy, HASHED
+    digests: list[bytes] = []
+    for text, fields in zip(texts, columns, strict=True):
+        hashing = copied()
+        hashing.update(hashed % (fields[3], text, fields[1]))
+        digests.append(hashing.hexdigest().encode())
+    forms, seconds = layouts.forms, layouts.seconds
+    found: list[Place | None] = []
+    for row, end, text, fields, digest in zip(rows, ends, texts, columns, digests, strict=True):
+        for form in forms.get(row[end + _COLUMNS.size :], ()):
+            if values := form.values(text):
+                break
+        else:
+            found.append(_place(row, layouts))
+            continue
+        second, micros, invocation, lease = values
+        if (
+            fields[::2] == _LENGTHS
+            and fields[5] == digest
+            and micros.isdigit()
+            and seconds.get(second, MAX_AT) + int(micros) == fields[7]
+            and fields[9] == invocation
+            and fields[11] == lease
+        ):
+            found.append((fields[1], fields[3], digest))
+        else:
+            found.append(_place(row, layouts))
+    return found
 
 
 def record(row: bytes) -> AccessRecord:
@@ -182,6 +248,35 @@ def record(row: bytes) -> AccessRecord:
             "action": _text(action),
         },
     )
+
+
+def _place(row: bytes, layouts: Layouts) -> Place | None:
+    """Return where a row stands by what it says, from reading its body; None where it is in doubt."""
+    try:
+        end = _size_of(row)[0] + _BODY_AT
+        text = row[_BODY_AT:end]
+        _, seq, _, previous, _, _ = _PLACE.unpack_from(row, end)
+        digest = sha256(HASHED % (previous, text, seq)).hexdigest().encode()
+        body = decode(text)
+        at, invocation, lease = body.at or "", body.invocation, body.lease
+        if at[26:] != "Z":
+            return None
+        count = layouts.count(at[:20].encode("ascii"), at[20:26].encode("ascii"))
+        laid_out = _PLACE.pack(8, seq, 64, previous, 64, digest) + _TIME.pack(8, count)
+        laid_out += _uuid(invocation) + _uuid(lease)
+        cut = end + len(laid_out)
+        if row[end:cut] != laid_out:
+            return None
+        raw = row[cut:]
+        known = layouts.rests.get(raw) or layouts.rest(raw)
+        # these were compared: what is left to compare is the rest
+        known.at, known.invocation, known.lease = at, invocation, lease
+        if known != body:
+            return None
+        layouts.learn(raw, text)
+    except (ValueError, RecursionError, struct.error):
+        return None  # a body or a row of an unusual form is no fault yet
+    return seq, previous, digest
 
 
 def _uuid(text: str | None) -> bytes:
