@@ -154,6 +154,20 @@ def read_head(frame: Frame) -> tuple[Layout, Mapping[str, Any]]:
     if known is not None:
         return known, NO_META
     fields = parse_object(frame.head)
+    layout, meta = read_fields(fields)
+    if not meta and len(frame.head) <= _LARGEST_KEPT_HEAD:
+        if len(_by_head) >= _KEPT:
+            _by_head.clear()
+        _by_head[frame.head] = layout
+    return layout, meta
+
+
+def read_fields(fields: Mapping[str, Any]) -> tuple[Layout, Mapping[str, Any]]:
+    """Return what the fields of a head, or of one request of a batch, say: its tensors and its meta.
+
+    Raises:
+        WireError: they are not as docs/wire.md has them.
+    """
     tensors = fields.get("tensors", [])
     if not isinstance(tensors, list):
         raise WireError("the tensors of a head are a list")
@@ -168,10 +182,6 @@ def read_head(frame: Frame) -> tuple[Layout, Mapping[str, Any]]:
         raise WireError("a meta is a JSON object")
     if meta and len(dump(meta)) > MAX_META_BYTES:
         raise WireError(f"a meta beyond {MAX_META_BYTES} bytes")
-    if not meta and len(frame.head) <= _LARGEST_KEPT_HEAD:
-        if len(_by_head) >= _KEPT:
-            _by_head.clear()
-        _by_head[frame.head] = layout
     return layout, meta
 
 
