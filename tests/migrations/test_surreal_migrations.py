@@ -19,8 +19,8 @@ from mer.dal.surreal.scripts import read_scripts, scripts_folder
 from tests.support import records
 from tests.support.surreal import by_hand
 
-FIRST = "00-Registry_and_access_log.surql"
-FIRST_DOWN = "00-Registry_and_access_log.down.surql"
+FIRST = "00-registry_and_access_log.surql"
+FIRST_DOWN = "00-registry_and_access_log.down.surql"
 NOTES = "01-Notes.surql"
 NOTES_TEXT = "DEFINE TABLE note SCHEMAFULL;\nDEFINE FIELD text ON note TYPE string;\nCREATE note:1 SET text = 'a; b';"
 
@@ -53,7 +53,7 @@ async def test_a_new_database_has_no_migrations_and_needs_all(migrations: Migrat
 
 async def test_upgrading_applies_each_script_once(migrations: Migrations, folder: Path) -> None:
     (folder / NOTES).write_text(NOTES_TEXT)
-    assert [script.name for script in await migrations.upgrade()] == ["Registry_and_access_log", "Notes"]
+    assert [script.name for script in await migrations.upgrade()] == ["registry_and_access_log", "Notes"]
     assert await migrations.upgrade() == ()
     assert await migrations.check() == ()
 
@@ -150,7 +150,7 @@ async def test_a_script_that_cannot_be_run_stops_everything(
 
 
 async def test_scripts_of_downgrades_are_no_upgrades(migrations: Migrations, folder: Path) -> None:
-    (folder / "00-Registry_and_access_log.down.surql").write_text("REMOVE TABLE model;")
+    (folder / "00-registry_and_access_log.down.surql").write_text("REMOVE TABLE model;")
     assert [script.number for script in await migrations.upgrade()] == [0]
 
 

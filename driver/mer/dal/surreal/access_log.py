@@ -160,12 +160,18 @@ class SurrealAccessLog:
         return dict(Counter(each.server for each in await self._open(None) if each.model == model))
 
     async def _open(self, lease: LeaseId | None) -> list[OpenInvocation]:
-        rows = await self._run.ask(self._queries["unfinished"], lease=lease)
-        return [
-            from_row(OpenInvocation, {"invocation": invocation, "lease": row["lease"], **open_invocation})
-            for row in rows
-            for invocation, open_invocation in row["open"].items()
+        found = await self._run.ask(self._queries["unfinished"], lease=lease)
+        rows = [
+            {"invocation": invocation, "lease": row["lease"], **each}
+            for row in found["leases"]
+            for invocation, each in row["open"].items()
         ]
+        rows += [
+            {"invocation": invocation, **each}
+            for invocation, each in found["open"].items()
+            if lease is None or each["lease"] == lease
+        ]
+        return [from_row(OpenInvocation, row) for row in rows]
 
     def _read(self, first: int, last: int) -> asyncio.Task[list[AccessRecord]]:
         query = self._queries["between"]

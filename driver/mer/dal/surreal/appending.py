@@ -102,7 +102,7 @@ async def _chained_here(run: Executor, entries: Sequence[Entry], head: Head, fil
         load("access_log")["append"],
         previous=chained.previous,
         rows=chained.rows,
-        leases=chained.leases,
+        opening=chained.opening,
         seq=chained.places[-1].seq,
         digest=chained.places[-1].digest,
         fills=fills,

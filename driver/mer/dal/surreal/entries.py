@@ -33,11 +33,6 @@ class Entry:
     key: Key | None
     """What it may stand for only once; None for a change, which may come as often as it likes."""
 
-    @property
-    def lease(self) -> str:
-        """Under which it runs; empty where there is none."""
-        return str(self.columns["lease"] or "")
-
 
 def entry(body: str) -> Entry:
     """Read a body.
@@ -67,8 +62,8 @@ class Link:
     previous: str
     places: tuple[Head, ...]
     rows: str
-    leases: str
-    """What begins and what ends under each."""
+    opening: str
+    """Which invocations begin and which end."""
 
 
 def places_after(entries: Iterable[Entry], head: Head) -> tuple[Head, ...]:
@@ -98,32 +93,24 @@ def link(entries: Sequence[Entry], head: Head) -> Link:
         }
         rows.append({**present, **chained})
         last = place
-    return Link(previous=head.digest, places=places, rows=_json(rows), leases=_json(_under_leases(entries, places)))
+    return Link(previous=head.digest, places=places, rows=_json(rows), opening=_json(_begun_and_ended(entries, places)))
 
 
-def _under_leases(entries: Sequence[Entry], places: Sequence[Head]) -> list[dict[str, object]]:
-    """Return which invocations begin and end under each lease; one that does both concerns nobody else."""
-    started: dict[str, tuple[Entry, Head]] = {}
-    finished: dict[str, Entry] = {}
+def _begun_and_ended(entries: Sequence[Entry], places: Sequence[Head]) -> dict[str, object]:
+    """Return which invocations begin and which end; one that does both concerns nobody else."""
+    started: dict[str, dict[str, str | int | None]] = {}
+    finished: dict[str, None] = {}
     for each, place in zip(entries, places, strict=True):
         match each.columns["kind"]:
             case RecordKind.STARTED:
-                started[str(each.columns["invocation"])] = each, place
+                names = {name: each.columns[name] for name in ("lease", "model", "server")}
+                started[str(each.columns["invocation"])] = {"started_seq": place.seq, **names}
             case RecordKind.FINISHED:
-                finished[str(each.columns["invocation"])] = each
-    opened: dict[str, dict[str, object]] = {}
-    closed: dict[str, list[str]] = {}
-    for invocation, (each, place) in started.items():
-        if invocation not in finished:
-            names = {name: each.columns[name] for name in ("model", "server")}
-            opened.setdefault(each.lease, {})[invocation] = {"started_seq": place.seq, **names}
-    for invocation, each in finished.items():
-        if invocation not in started:
-            closed.setdefault(each.lease, []).append(invocation)
-    return [
-        {"lease": lease, "opened": opened.get(lease, {}), "closed": closed.get(lease, [])}
-        for lease in {**opened, **closed}
-    ]
+                finished[str(each.columns["invocation"])] = None
+    return {
+        "begun": {invocation: each for invocation, each in started.items() if invocation not in finished},
+        "ended": [invocation for invocation in finished if invocation not in started],
+    }
 
 
 def first_of_each(entries: Iterable[Entry]) -> list[Entry]:
