@@ -61,7 +61,7 @@ def test_the_page_has_examples():
 
 @pytest.mark.parametrize(("said", "raw"), examples())
 def test_an_example_of_the_page_is_encoded_to_its_bytes(said, raw):
-    number, request = said.get("number", 0), said.get("request", 0)
+    number, request, flags = said.get("number", 0), said.get("request", 0), said.get("flags", 0)
     kind = getattr(Kind, said["kind"].upper())
     if "tensors" in said:
         described, segments = descriptors(said["tensors"])
@@ -72,11 +72,14 @@ def test_an_example_of_the_page_is_encoded_to_its_bytes(said, raw):
         for offset, segment in zip(offsets, segments, strict=True):
             body[offset : offset + len(segment)] = segment
         head = layout_of(described).head
-        made = wire.pack(kind, head, request=request, number=number, segments=len(segments), body_bytes=total) + body
-    else:
-        made = wire.frame(
-            kind, said.get("head"), request=request, number=number, body=bytes.fromhex(said.get("body", ""))
+        made = (
+            wire.pack(kind, head, request=request, flags=flags, number=number, segments=len(segments), body_bytes=total)
+            + body
         )
+    else:
+        head, content = said.get("head"), bytes.fromhex(said.get("body", ""))
+        text = wire.dump(head) if head else b""
+        made = wire.pack(kind, text, request=request, flags=flags, number=number, body_bytes=len(content)) + content
     assert made.hex(" ") == raw[8 if said.get("preamble") else 0 :].hex(" ")
     assert not said.get("preamble") or raw.startswith(wire.PREAMBLE)
 
@@ -87,6 +90,7 @@ def test_an_example_of_the_page_is_decoded_to_what_it_says(said, raw, step):
     (frame,) = received(raw, Decoder(preamble=bool(said.get("preamble"))), step=step)
     assert wire.KIND_NAMES[frame.kind] == said["kind"]
     assert (frame.request, frame.number) == (said.get("request", 0), said.get("number", 0))
+    assert frame.flags == said.get("flags", 0)
     if "tensors" in said:
         layout, meta = read_head(frame)
         assert meta == {}
