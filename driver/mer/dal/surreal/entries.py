@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ def entry(body: str) -> Entry:
         InputInvalid: it is no JSON object, or has no kind or time that the log knows, or text that has no UTF-8.
     """
     try:
-        body.encode()
-        columns = derived(json.loads(body))
+        columns = derived(msgspec.json.decode(body.encode()))
         RecordKind(str(columns["kind"]))
         if not _AT.fullmatch(str(columns["at"])):
             raise ValueError(f"{columns['at']!r} is no time of a record")
