@@ -212,8 +212,9 @@ def segments_of(layout: Layout, frame: Frame) -> list[memoryview]:
     if frame.segments != count:
         raise WireError(f"{frame.segments} segments for {count} tensors")
     if frame.shared is not None:
-        check_sizes(layout, tuple(map(len, frame.shared)))
-        return frame.shared
+        segments, frame.shared = frame.shared, None  # nothing else holds them now: what its user drops is free
+        check_sizes(layout, tuple(map(len, segments)))
+        return segments
     if frame.flags & Flag.SHARED:
         raise WireError("segments in shared memory, which this conversation has not")
     if type(body) is not memoryview:

@@ -74,7 +74,7 @@ def data_start(size: int) -> int:
     return table + -table % GRAIN
 
 
-class Incoming:
+class TheirFile:
     """The file that the other side writes."""
 
     def __init__(self, descriptor: int, size: int) -> None:
@@ -130,7 +130,7 @@ class Incoming:
             pass
 
 
-class Outgoing:
+class OwnFile:
     """The file that this side writes. Safe to be used by several threads."""
 
     def __init__(self, descriptor: int, size: int) -> None:

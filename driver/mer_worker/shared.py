@@ -6,7 +6,7 @@ import os
 import struct
 
 from mer_worker.layout import with_meta
-from mer_worker.memory import LEAST_BYTES, MOST_BYTES, SHARED_FROM, Incoming, Outgoing
+from mer_worker.memory import LEAST_BYTES, MOST_BYTES, SHARED_FROM, OwnFile, TheirFile
 from mer_worker.wire import ALIGNMENT, MAX_BODY_BYTES, Flag, FrameTooLarge, WireError, pack
 
 TYPE_CHECKING = False
@@ -36,11 +36,11 @@ def goes_shared(encoded: Encoded) -> bool:
 class Placed:
     """Where each segment of a message lies; 0: it goes with the frame. What no message takes is free again."""
 
-    __slots__ = ("_outgoing", "starts")
+    __slots__ = ("_own", "starts")
 
-    def __init__(self, outgoing: Outgoing) -> None:
+    def __init__(self, own: OwnFile) -> None:
         self.starts: list[int] = []
-        self._outgoing = outgoing
+        self._own = own
 
     def message(
         self,
@@ -83,22 +83,22 @@ class Placed:
             number=number,
             body_bytes=end,
         )
-        self._outgoing.sent([start for start in starts if start])
+        self._own.sent([start for start in starts if start])
         self.starts = []
         return (header, *pieces)
 
     def __del__(self) -> None:
-        self._outgoing.returned.extend(start for start in self.starts if start)
+        self._own.returned.extend(start for start in self.starts if start)
 
 
 class Sharing:
-    """Both files, as one end of a conversation uses them."""
+    """Both files, as one end of a conversation uses them: its own and the other side's."""
 
-    __slots__ = ("incoming", "outgoing")
+    __slots__ = ("own", "theirs")
 
-    def __init__(self, incoming: Incoming, outgoing: Outgoing) -> None:
-        self.incoming = incoming
-        self.outgoing = outgoing
+    def __init__(self, theirs: TheirFile, own: OwnFile) -> None:
+        self.theirs = theirs
+        self.own = own
 
     def place(self, encoded: Encoded) -> Placed:
         """Put the large segments into shared memory; one for which there is no room goes with the frame.
@@ -106,19 +106,19 @@ class Sharing:
         One that the handler has made there stays where it is, if only `encoded` holds it; its `segments` is then a view
         of the same bytes that nothing watches.
         """
-        outgoing, segments = self.outgoing, encoded.segments
-        placed = Placed(outgoing)
+        own, segments = self.own, encoded.segments
+        placed = Placed(own)
         for at in range(len(segments)):  # enumerate would hold the segment itself
             segment = segments[at]
             size = len(segment)
             start: Optional[int] = 0
             if size >= SHARED_FROM:
-                lent = outgoing.lent_at(segment)
+                lent = own.lent_at(segment)
                 if lent is not None:
-                    segments[at] = segment = outgoing.at(lent, size)
-                    start = lent if outgoing.take_over(lent) else outgoing.put(segment)
+                    segments[at] = segment = own.at(lent, size)
+                    start = lent if own.take_over(lent) else own.put(segment)
                 else:
-                    start = outgoing.put(segment)
+                    start = own.put(segment)
             placed.starts.append(start or 0)
         return placed
 
@@ -139,7 +139,7 @@ class Sharing:
             if total > MAX_BODY_BYTES:
                 raise FrameTooLarge(f"{total} bytes of tensors: the cap is {MAX_BODY_BYTES}")
             if start:
-                segments.append(self.incoming.claim(start, size))
+                segments.append(self.theirs.claim(start, size))
                 continue
             if size:
                 end += -end % ALIGNMENT
@@ -151,19 +151,19 @@ class Sharing:
 
     def settle(self) -> None:
         """Give back what nobody looks at any more."""
-        self.incoming.settle()
+        self.theirs.settle()
 
     def tidy(self) -> None:
         """End a period: give back what is not looked at, and the pages that were not used."""
-        self.incoming.settle()
-        self.outgoing.age()
-        while self.outgoing.shrink():
+        self.theirs.settle()
+        self.own.age()
+        while self.own.shrink():
             pass
 
     def close(self) -> None:
         """Let both files go; what is still looked at stays until it is not."""
-        self.incoming.close()
-        self.outgoing.close()
+        self.theirs.close()
+        self.own.close()
 
 
 def open_files(descriptors: Sequence[int]) -> Sharing:
@@ -172,17 +172,15 @@ def open_files(descriptors: Sequence[int]) -> Sharing:
     Raises:
         OSError, ValueError: they cannot be mapped.
     """
-    theirs, own = descriptors
+    driver, worker = descriptors
     try:
         sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
         if not all(LEAST_BYTES <= size <= MOST_BYTES for size in sizes):
             raise ValueError(f"files of {sizes} bytes")
-        os.set_inheritable(own, False)
-        incoming = Incoming(theirs, sizes[0])
-        outgoing = Outgoing(own, sizes[1])
+        os.set_inheritable(worker, False)
+        return Sharing(TheirFile(driver, sizes[0]), OwnFile(worker, sizes[1]))
     except BaseException:
-        os.close(own)
+        os.close(worker)
         raise
     finally:
-        os.close(theirs)
-    return Sharing(incoming, outgoing)
+        os.close(driver)

@@ -13,7 +13,7 @@ from array import array
 
 TYPE_CHECKING = False  # `typing` itself costs a worker 1 MB and 3 ms
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Protocol, Union
 
     Bytes = Union[bytes, bytearray, memoryview]
@@ -303,6 +303,7 @@ class Decoder:
         "_start",
         "_templates",
         "_view",
+        "claim",
     )
 
     def __init__(
@@ -320,6 +321,8 @@ class Decoder:
         self._seen = not preamble
         self._noise = b""
         self._noise_bytes = 0
+        self.claim: Callable[[Frame], None] | None = None
+        """Takes over the segments of each frame that has them in shared memory, so that one which is dropped frees them."""
 
     def buffer(self) -> memoryview:
         """Return where the next bytes go; never empty."""
@@ -354,6 +357,8 @@ class Decoder:
             if self._filled < len(self._body):
                 return ()
             whole, self._pending, self._body = self._pending, None, memoryview(b"")
+            if whole.flags & Flag.SHARED and self.claim is not None:
+                self.claim(whole)
             return (whole,)
         if self._seen and not self._end:
             only = self._only(count)
@@ -391,7 +396,7 @@ class Decoder:
         limits = self._limits
         if start + body_bytes != count or head_bytes > limits.head or body_bytes > limits.body:
             return None
-        if segments > MAX_SEGMENTS or not kind:
+        if segments > MAX_SEGMENTS or not kind or flags & Flag.SHARED:
             return None
         view = self._view
         body: Bytes = b""
@@ -443,6 +448,8 @@ class Decoder:
             self._pending = whole
             self._start = self._end = 0
             return False
+        if flags & Flag.SHARED and self.claim is not None:
+            self.claim(whole)
         frames.append(whole)
         return self._start < self._end
 

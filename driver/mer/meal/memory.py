@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mer_worker.memory import GRAIN, LAYOUT, LEAST_BYTES, MOST_BYTES, PERIOD_SECONDS, SHARED_FROM, Incoming, Outgoing
+from mer_worker.memory import GRAIN, LAYOUT, LEAST_BYTES, MOST_BYTES, PERIOD_SECONDS, SHARED_FROM, OwnFile, TheirFile
 from mer_worker.shared import CAPABILITY, Placed, Sharing
 from mer_worker.tensors import Encoded
 from mer_worker.wire import Frame
@@ -38,15 +38,15 @@ class WorkerMemory:
         size += -size % GRAIN
         with contextlib.ExitStack() as undo:
             self._descriptors = [_file(size, undo) for _ in range(2)]
-            own = os.dup(self._descriptors[0])
-            undo.callback(os.close, own)
-            outgoing = Outgoing(own, size)
-            incoming = Incoming(self._descriptors[1], size)
+            descriptor = os.dup(self._descriptors[0])
+            undo.callback(os.close, descriptor)
+            own = OwnFile(descriptor, size)
+            theirs = TheirFile(self._descriptors[1], size)
             undo.pop_all()
-        self._sharing = Sharing(incoming, outgoing)
-        self.dead = incoming.dead
+        self._sharing = Sharing(theirs, own)
+        self.dead = theirs.dead
         """Not empty: `settle` has something to do."""
-        self.settle = incoming.settle
+        self.settle = theirs.settle
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -61,29 +61,29 @@ class WorkerMemory:
 
     async def place(self, encoded: Encoded) -> Placed:
         """Copy the large segments into the driver's file; one for which there is no room goes with the frame."""
-        outgoing = self._sharing.outgoing
-        placed = Placed(outgoing)
+        own = self._sharing.own
+        placed = Placed(own)
         for segment in encoded.segments:
             size = len(segment)
-            start = outgoing.take(size) if size >= SHARED_FROM else None
+            start = own.take(size) if size >= SHARED_FROM else None
             placed.starts.append(start or 0)
             if start is None:
                 continue
-            if outgoing.lacks_pages(start, size):
+            if own.lacks_pages(start, size):
                 try:
-                    await asyncio.to_thread(outgoing.fill, start, size)
+                    await asyncio.to_thread(own.fill, start, size)
                 except OSError:
-                    outgoing.returned.append(start)
+                    own.returned.append(start)
                     placed.starts[-1] = 0
                     continue
             if size <= _SLICE_BYTES:
-                outgoing.write(start, segment)
+                own.write(start, segment)
                 continue
             view = memoryview(segment)
             for at in range(0, size, _SLICE_BYTES):
                 if at:
                     await asyncio.sleep(0)
-                outgoing.write(start + at, view[at : at + _SLICE_BYTES])
+                own.write(start + at, view[at : at + _SLICE_BYTES])
         self._watch()
         return placed
 
@@ -96,7 +96,7 @@ class WorkerMemory:
     def used(self) -> tuple[int, int]:
         """Bytes that wait for the worker or are kept by it, and segments of the worker that somebody here looks at."""
         self.settle()
-        return self._sharing.outgoing.used, self._sharing.incoming.held
+        return self._sharing.own.used, self._sharing.theirs.held
 
     def close(self) -> None:
         """Let the files go; results that somebody still looks at stay."""
@@ -113,14 +113,14 @@ class WorkerMemory:
     def _tidy(self) -> None:
         self._timer = None
         self.settle()
-        self._sharing.outgoing.age()
+        self._sharing.own.age()
         self._shrink()
 
     def _shrink(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._sharing.outgoing.shrink():
+        if self._sharing.own.shrink():
             self._timer = loop.call_later(_PAUSE_SECONDS, self._shrink)
-        elif self._sharing.incoming.held or self._sharing.outgoing.beyond:
+        elif self._sharing.theirs.held or self._sharing.own.beyond:
             self._timer = loop.call_later(PERIOD_SECONDS, self._tidy)
 
 
