@@ -11,6 +11,7 @@ import sys
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, NUMPY_NAMES, STRING
 from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
+from mer_worker.torch_views import is_tensor, to_wire, view
 from mer_worker.wire import (
     ALIGNMENT,
     HEADER,
@@ -159,8 +160,9 @@ _PADDING = bytes(ALIGNMENT)
 def encode(values: Mapping[str, Any]) -> Encoded:
     """Return `values` in the wire's form.
 
-    Taken are arrays and scalars of numpy (any strides, any byte order; unicode and object arrays of `str`), Buffer,
-    Strings, `str` and lists of them, bytes, lists of arrays (nested), and whatever else is JSON.
+    Taken are arrays and scalars of numpy (any strides, any byte order; unicode and object arrays of `str`), tensors of
+    torch (any strides; without their gradients; from another device by a copy), Buffer, Strings, `str` and lists of
+    them, bytes, lists of arrays (nested), and whatever else is JSON.
 
     Raises:
         TensorError: a value has no form on the wire.
@@ -172,7 +174,11 @@ def encode(values: Mapping[str, Any]) -> Encoded:
         kind = type(value)
         if kind is Buffer:
             dtype, shape, segment = _encode_buffer(name, value)
-        elif (kind is list or kind is tuple) and value and all(type(v) is Buffer or _is_numpy(v) for v in value):
+        elif (
+            (kind is list or kind is tuple)
+            and value
+            and all(type(v) is Buffer or _is_numpy(v) or is_tensor(v) for v in value)
+        ):
             inner = []
             for item in value:
                 dtype, shape, segment = _encode_one(name, item)
@@ -195,8 +201,8 @@ def decode(
 ) -> dict[str, Any]:
     """Return the values of a body, by name.
 
-    `arrays` says what numeric tensors become: `numpy` arrays, or `buffer`, which needs no numpy. A bfloat16 is a Buffer
-    in both cases, unless `ml_dtypes` is installed. String tensors of no dimension become `str`, of one a list; of
+    `arrays` says what numeric tensors become: `numpy` arrays, tensors of `torch`, or `buffer`, which needs neither. A
+    bfloat16 is a Buffer for numpy too, unless `ml_dtypes` is installed. String tensors of no dimension become `str`, of one a list; of
     more, object arrays or Strings.
 
     Raises:
@@ -213,7 +219,7 @@ def values_of(layout: Layout, segments: Sequence[memoryview], arrays: str, *, wr
     Raises:
         WireError: a segment is not what its descriptor says.
     """
-    one = _buffer if arrays == "buffer" else _array
+    one = _buffer if arrays == "buffer" else view if arrays == "torch" else _array
     if layout.single:  # the shortest way
         descriptor = layout.descriptors[0]
         return {descriptor[0]: one(descriptor, segments[0] if writable else segments[0].toreadonly())}
@@ -282,6 +288,8 @@ def _encode_one(name: str, value: Any) -> tuple[str, tuple[int, ...], Bytes]:
         return BYTES, (), value.cast("B") if value.c_contiguous and value.nbytes else value.tobytes()
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
         return STRING, (len(value),), _pack_strings(name, value)
+    if is_tensor(value):
+        return to_wire(name, value)
     if value is None or isinstance(value, (dict, list, tuple, bool, int, float)):
         try:
             text = dump(value)
@@ -348,7 +356,8 @@ def _encode_any_array(name: str, value: Any) -> tuple[str, tuple[int, ...], Byte
     little = array.dtype.newbyteorder("<")
     dtype = NUMPY_NAMES.get(little.str)
     if dtype is None:
-        raise TensorError(f"{name!r}: arrays of {array.dtype} cannot be sent")
+        hint = ": send a view of it as int64, or texts" if array.dtype.kind in "Mm" else ""
+        raise TensorError(f"{name!r}: arrays of {array.dtype} cannot be sent{hint}")
     array = numpy.asarray(array, dtype=little, order="C")
     return dtype, shape, memoryview(array.reshape(-1).view(numpy.uint8)).cast("B") if array.size else b""
 

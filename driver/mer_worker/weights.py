@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Weights(Mapping):  # type: ignore[type-arg]
-    """Read-only arrays by name: numpy's, or Buffers for a package that says so."""
+    """Read-only arrays by name: numpy's, or Buffers or torch's tensors for a package that says so."""
 
     def __init__(self, listed: Sequence[Any], arrays: str) -> None:
         self._arrays = arrays
@@ -49,8 +49,10 @@ class Weights(Mapping):  # type: ignore[type-arg]
                     raise Failure(
                         "load", "weights-damaged", f"weights {descriptor.name!r}: {path} has {found} bytes, not {size}"
                     )
+                # torch knows no read-only memory: writing there would end the worker, so its pages are copied when written to
+                access = mmap.ACCESS_COPY if self._arrays == "torch" else mmap.ACCESS_READ
                 # a mapping of no bytes is an error to mmap
-                data = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+                data = memoryview(mmap.mmap(file.fileno(), size, access=access) if size else b"")
         except OSError as error:
             raise Failure("load", "weights-missing", f"weights {descriptor.name!r}: {error}") from error
         return values_of(Layout([descriptor]), [data], self._arrays)[descriptor.name]

@@ -75,7 +75,7 @@ async def test_an_input_without_a_form_is_refused_here(tmp_path, in_process):
         ({"entry": "absent:Model"}, PackageInvalid),
         ({"entry": None}, PackageInvalid),
         ({"runner": "cobol"}, UsageError),
-        ({"arrays": "torch"}, UsageError),
+        ({"arrays": "cudf"}, UsageError),
         ({"options": {"fact": 1}}, PackageInvalid),
         ({"source": "def f(:"}, ModelFailed),
     ],

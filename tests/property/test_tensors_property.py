@@ -10,33 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mer_worker.tensors import Buffer, Strings, decode, encode
-
-DTYPES = st.sampled_from(["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
-SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-
-
-@st.composite
-def arrays(draw: st.DrawFn) -> Any:
-    """Draw an array as a caller may hold one: strided, turned, foreign byte order, or none of these."""
-    dtype = np.dtype(draw(DTYPES)).newbyteorder(draw(st.sampled_from("<>")))
-    shape = draw(SHAPES)
-    raw = draw(st.binary(min_size=16, max_size=64))
-    size = int(np.prod(shape, dtype=int)) * dtype.itemsize
-    array = np.frombuffer((raw * (size // len(raw) + 1))[:size], dtype=np.dtype(draw(st.just(dtype)))).reshape(shape)
-    if dtype.kind == "b":
-        array = np.frombuffer(bytes(b & 1 for b in array.tobytes()), dtype=bool).reshape(shape)
-    match draw(st.sampled_from(["as it is", "fortran", "negative", "stepped", "transposed", "scalar"])):
-        case "fortran":
-            return np.asfortranarray(array)
-        case "negative" if array.ndim:
-            return array[::-1]
-        case "stepped" if array.ndim:
-            return np.repeat(array, 2, axis=-1)[..., ::2]
-        case "transposed":
-            return array.T
-        case "scalar" if array.ndim == 0:
-            return array[()]
-    return array
+from tests.support.arrays import SHAPES, arrays, bits
 
 
 def body_of(encoded: Any) -> bytearray:
@@ -44,12 +18,6 @@ def body_of(encoded: Any) -> bytearray:
     body = bytearray(b"".join(bytes(piece) for piece in pieces))
     assert len(body) == total
     return body
-
-
-def bits(array: Any) -> bytes:
-    """NaNs and all: the little-endian C-order bytes."""
-    array = np.asarray(array)
-    return array.astype(array.dtype.newbyteorder("<"), order="C").tobytes()
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=5).filter(lambda t: t.isprintable()), arrays(), max_size=4))

@@ -178,7 +178,7 @@ def test_a_requirement_of_crate_grammar_is_taken(version: str):
             '[[mer.input]]\nname = "b"\ndtype = "int8"\nshape = []\n',
             "mer.input is there and input too",
         ),
-        (SMALLEST + '[mer]\narrays = "torch"\n', "mer.arrays is 'torch'"),
+        (SMALLEST + '[mer]\narrays = "jax"\n', "mer.arrays is 'jax'"),
         (SMALLEST + '[mer]\narray = "buffer"\n', "mer.array is not known"),
         (SMALLEST + "[mer.limits]\nwall_seconds = 0\n", "mer.limits.wall_seconds is 0"),
         (SMALLEST + "[mer.limits]\nwall_seconds = inf\n", "mer.limits.wall_seconds is inf"),

@@ -13,7 +13,7 @@ import mer_worker
 
 FOLDER = Path(mer_worker.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))
-OPTIONAL = {"numpy", "ml_dtypes"}
+OPTIONAL = {"numpy", "ml_dtypes", "torch"}
 """Imported within a function, only when somebody asks for arrays of them."""
 
 

@@ -82,7 +82,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Empty: nothing is said, anything is passed on."""
     outputs: tuple[TensorSpec, ...] = ()
     arrays: str = "numpy"
-    """What the python runner hands to the handler: `numpy` or `buffer`."""
+    """What the python runner hands to the handler: `numpy`, `buffer` or `torch`."""
     command: Command | None = None
     """Of the `command` runner only."""
     limits: Limits = Limits()

@@ -5,6 +5,7 @@ For tests, notebooks and people who try a handler. Errors arrive whole, with the
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from mer.meal.starting import start
 
 CARTON = "carton.toml"
 RUNNERS = ("python", "command")
-ARRAYS = ("numpy", "buffer")
+ARRAYS = ("numpy", "buffer", "torch")
 
 
 async def load_unpacked(
@@ -44,9 +45,9 @@ async def load_unpacked(
 ) -> LoadedModel:
     """Load a handler from a folder of the author's files, or from an unpacked carton, whose carton.toml is then obeyed.
 
-    `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default) or `buffer`. With
-    `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is then this
-    process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in any language,
+    `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default), `buffer` or
+    `torch`. With `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is
+    then this process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in any language,
     which then says which runners it has (docs/other-languages.md). Times are seconds.
 
     Raises:
@@ -98,7 +99,9 @@ def _plan(
             spec, options=spec.options | {"entrypoint_package": package, "entrypoint_fn": function}
         )
     if spec.arrays not in ARRAYS:
-        raise UsageError(f"arrays are {' or '.join(ARRAYS)}, not {spec.arrays!r}")
+        raise UsageError(f"arrays are {', '.join(ARRAYS)}, not {spec.arrays!r}")
+    if spec.arrays == "torch" and importlib.util.find_spec("torch") is None:
+        raise UsageError("arrays of torch need torch here, too", hint="pip install 'mer[torch]'")
     return WorkerPlan(
         key=str(folder),
         spec=spec,

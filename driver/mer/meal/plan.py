@@ -35,6 +35,11 @@ class WorkerPlan:
     weights: tuple[WeightFile, ...] | None = None
     load_seconds: float = 60.0
 
+    @property
+    def answers(self) -> str:
+        """What replies hold here: what the handler gets, but nobody imports torch for it."""
+        return "numpy" if self.spec.arrays == "torch" else self.spec.arrays
+
     def fields(self) -> dict[str, Any]:
         """Return the head of the load frame (docs/wire.md, "load")."""
         spec, folder = self.spec, self.model_folder

@@ -229,7 +229,7 @@ class Pool:
         if history is not None:
             await asyncio.sleep(max(0.0, history.not_before - self._clock()))
         try:
-            session = await start(host, plan, arrays=plan.spec.arrays, on_log=on_log)
+            session = await start(host, plan, arrays=plan.answers, on_log=on_log)
         except WorkerLost as error:
             self._remember(worker.key, refused=error)
             raise

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         """One loaded model."""
 
         arrays: str
-        """What its handler gets: `numpy` or `buffer`."""
+        """What its handler gets: `numpy`, `buffer` or `torch`."""
         ended: bool
         """Whether it can answer no more; the worker then ends, and the driver starts another."""
 

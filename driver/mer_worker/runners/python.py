@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "entrypoint_package"
 FUNCTION = "entrypoint_fn"
-ARRAYS = ("numpy", "buffer")
+ARRAYS = ("numpy", "buffer", "torch")
 
 
 class PythonRunner:
@@ -62,6 +62,8 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
     folder, options, arrays = fields.get("folder"), fields.get("options", {}), fields.get("arrays", "numpy")
     if not isinstance(folder, str) or not isinstance(options, dict) or arrays not in ARRAYS:
         raise Failure("protocol", "bad-load", "a python model has a folder, options and arrays")
+    if arrays == "torch":
+        _import_torch()
     package, function = options.get(PACKAGE), options.get(FUNCTION)
     if not isinstance(package, str) or not isinstance(function, str):
         raise Failure("load", "no-entry-point", f"the options {PACKAGE} and {FUNCTION} name the entry point")
@@ -78,6 +80,16 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
     if weights is not None and _takes(entry, "weights"):
         given["weights"] = Weights(weights, arrays)
     return PythonRunner(_handler(entry(**given), f"{package}:{function}"), arrays)
+
+
+def _import_torch() -> None:
+    """Have torch now: what it costs is the load's, and a worker without it says so at once."""
+    try:
+        importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise Failure("load", "no-framework", f"arrays are torch's, and {sys.executable} has no torch") from None
 
 
 def _entry_point(package: str, function: str, folder: str) -> Callable[..., Any]:

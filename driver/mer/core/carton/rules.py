@@ -28,7 +28,7 @@ MAX_RANK = 64
 MAX_SHORT_DESCRIPTION = 100
 """Characters; Carton's."""
 
-ARRAYS = ("numpy", "buffer")
+ARRAYS = ("numpy", "buffer", "torch")
 
 COMMAND = "command"
 """The runner of programs that speak the line-token protocol."""
@@ -84,7 +84,7 @@ def _tensor_faults(spec: VersionSpec) -> Iterator[str]:
         if not is_shape(tensor.shape):
             yield f"{tensor.name!r} has the shape {tensor.shape!r}: {SHAPE_MEANT}"
     if spec.arrays not in ARRAYS:
-        yield f"mer.arrays is {spec.arrays!r}: {' or '.join(ARRAYS)} is meant"
+        yield f"mer.arrays is {spec.arrays!r}: {', '.join(ARRAYS[:-1])} or {ARRAYS[-1]} is meant"
 
 
 SHAPE_MEANT = f'"*", a symbol, or at most {MAX_RANK} lengths of 0 or more, "*" or symbols are meant'

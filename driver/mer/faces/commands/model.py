@@ -112,7 +112,9 @@ class WithWords(Verb):
 @click.option("--input", "inputs", multiple=True, metavar="SPEC", help="As in image:float32[8,8]; several times.")
 @click.option("--output", "outputs", multiple=True, metavar="SPEC", help="As in digit:int64[]; several times.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Given to the entry point.")
-@click.option("--arrays", type=click.Choice(["numpy", "buffer"]), help="What a python handler gets its arrays as.")
+@click.option(
+    "--arrays", type=click.Choice(["numpy", "buffer", "torch"]), help="What a python handler gets its arrays as."
+)
 @click.option("--weights", metavar="WEIGHTS[:N]", help="Registered weights to use.")
 @click.option("--directory", metavar="PATH", help="Where a command runs.")
 @click.option("--ready-token", metavar="LINE", help="The line that a command prints once it has loaded.")
