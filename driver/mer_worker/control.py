@@ -15,6 +15,7 @@ import time
 from mer_worker.channel import Channel
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Interrupts
+from mer_worker.memory import PERIOD_SECONDS
 from mer_worker.orphans import kill_group, sweep
 from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
 
@@ -48,6 +49,9 @@ class Pulse:
         self.since = 0.0
         self.several: Optional[Callable[[], list[tuple[int, float]]]] = None
         """Tells each request that runs and since when, where several do at once."""
+
+        self.thread_of: Optional[Callable[[int], int]] = None
+        """Tells the thread in which a request runs alone."""
 
     def running(self) -> list[tuple[int, float]]:
         """Return each request that runs, and since when (monotonic seconds), the oldest first."""
@@ -91,6 +95,8 @@ class Listener:
         self._ending = ending
         self._others = others
         self._kept = 0
+        self.tidy: Optional[Callable[[], None]] = None
+        """Is called every few seconds, whatever the main thread does."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -107,10 +113,14 @@ class Listener:
             self._ending.now()
 
     def _listen(self) -> None:
-        poll, parent = select.poll(), os.getppid()
+        poll, parent, tidied = select.poll(), os.getppid(), time.monotonic()
         poll.register(self._descriptor, select.POLLIN)
         while True:
-            if not poll.poll(_LOOK_MILLISECONDS):
+            ready = poll.poll(_LOOK_MILLISECONDS)
+            if self.tidy is not None and time.monotonic() - tidied >= PERIOD_SECONDS:
+                self.tidy()
+                tidied = time.monotonic()
+            if not ready:
                 if os.getppid() != parent:
                     return
                 continue

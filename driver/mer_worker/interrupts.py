@@ -71,6 +71,15 @@ class Interrupts:
                 raise Cancelled
         self._open = True
 
+    def early(self, requests: set[int]) -> set[int]:
+        """Return those of the requests, which are about to begin together, that were cancelled before."""
+        self._newest = max(requests)
+        found = {request for request in tuple(self._early) if request in requests}
+        for over in tuple(self._early):
+            if over <= self._newest:
+                self._early.discard(over)
+        return found
+
     def end(self) -> None:
         """Say that the handler is done: a cancel that comes now is too late."""
         self._open = False

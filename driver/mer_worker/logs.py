@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from mer_worker.channel import Channel
+    from mer_worker.serving.voices import Voices
 
 
 class Logs:
@@ -32,6 +33,10 @@ class Logs:
         self._left = 0
         self._dropped = 0
         self._used = False
+        self.most = MAX_REQUEST_LOG_BYTES
+        """Bytes that are kept of one request's prints."""
+        self.several: Optional[Voices] = None
+        """Tells the prints of several requests apart, where they run at once."""
 
     def install(self) -> None:
         """Put streams of ours in the place of sys.stdout and sys.stderr."""
@@ -55,7 +60,7 @@ class Logs:
 
     def begin(self, request: int) -> None:
         """Tie what comes from now on to this request."""
-        self._left, self._dropped = MAX_REQUEST_LOG_BYTES, 0
+        self._left, self._dropped = self.most, 0
         self.request = request
 
     def end(self) -> None:
@@ -74,6 +79,9 @@ class Logs:
 
     def write(self, stream: str, text: bytes, level: str = "") -> None:
         """Send text, up to the request's bound."""
+        if self.several is not None:
+            self.several.write(stream, text, level)
+            return
         if not self.request:
             while text:
                 text = text[os.write(2, text) :]  # blocks only while the driver is behind; it always reads

@@ -1,0 +1,52 @@
+"""From a request's frame to its inputs, and from what the handler gave to the answer: for who serves several at once."""
+
+from __future__ import annotations
+
+from mer_worker.failures import Failure, error_frame
+from mer_worker.interrupts import Cancelled
+from mer_worker.layout import open_frame
+from mer_worker.tensors import encode, values_of
+from mer_worker.wire import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mer_worker.conversation import Conversation
+    from mer_worker.serving.flights import Flight
+
+U32 = (1 << 32) - 1
+
+
+def inputs_of(flight: Flight, arrays: str) -> dict[str, Any]:
+    """Return a request's inputs, and let go of its frame.
+
+    Raises:
+        WireError: they are not what they are said to be.
+    """
+    received, flight.frame = flight.frame, None
+    assert received is not None
+    layout, flight.context.meta, segments = open_frame(received)
+    return values_of(layout, segments, arrays, writable=False)
+
+
+def answer(conversation: Conversation, request: int, outputs: Any, seconds: float) -> tuple[Any, ...]:
+    """Return the frame of a result, in pieces.
+
+    Raises:
+        WireError: the outputs cannot be sent.
+    """
+    number = min(int(1e6 * seconds), U32)
+    return encode(outputs).message(Kind.RESULT, request, number=number, most=conversation.most_body)
+
+
+def failure_of(conversation: Conversation, error: BaseException, request: int) -> bytes:
+    """Return the frame of an error that ended the handler, or kept it from starting."""
+    if isinstance(error, Cancelled):
+        return error_frame(conversation.stopped(request), request)
+    return error_frame(conversation.failed(error), request)
+
+
+def input_failure(error: BaseException) -> Failure:
+    """Return the failure of inputs that cannot be read."""
+    return Failure("input", "input-invalid", str(error))

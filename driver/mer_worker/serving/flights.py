@@ -1,0 +1,188 @@
+"""Several requests in flight in one worker: which ones, since when, which are to be stopped, and what each prints.
+
+A contextvar says which request a piece of code belongs to: threads have a context each, tasks have one each, and what a
+task starts with `asyncio.to_thread` takes its context along.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+
+from mer_worker.context import Context
+from mer_worker.interrupts import Cancelled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Optional
+
+    from mer_worker.wire import Frame
+
+_MOST_EARLY = 1024
+"""Cancels that are remembered for requests not read yet; more than a driver has in flight."""
+
+MOST_INTERRUPTS = 2
+"""Of one request: cancel, and cancel again. What does not stop then is the worker's end to stop."""
+
+
+class Flight:
+    """One request, from the frame that brings it to its answer."""
+
+    __slots__ = (
+        "began",
+        "cancelled",
+        "context",
+        "frame",
+        "interrupted",
+        "lock",
+        "open",
+        "request",
+        "stop",
+        "thread",
+        "told",
+    )
+
+    def __init__(self, frame: Frame) -> None:
+        self.request = frame.request
+        self.frame: Optional[Frame] = frame
+        """Dropped once its inputs were read: what the handler drops is free."""
+        self.context = Context(frame.request)
+        self.began = 0.0
+        """Monotonic seconds; 0 while it waits for its turn."""
+        self.cancelled = 0
+        """How often it was cancelled."""
+        self.stop: Optional[Callable[[Flight], None]] = None
+        """Stops its handler, once that runs."""
+        self.thread = 0
+        """Where a thread of its own runs it."""
+        self.lock = threading.Lock()
+        self.open = False
+        """Whether its thread may be interrupted: the handler runs, and writes no frame."""
+        self.interrupted = False
+        """Whether an interrupt may be on its way to the thread."""
+        self.told = 0
+        """How many of its cancels have been raised in it, or are on their way."""
+
+
+current: ContextVar[Optional[Flight]] = ContextVar("mer_flight", default=None)
+"""The request that this code runs for."""
+
+
+class Flights:
+    """All that were read and not answered yet."""
+
+    def __init__(self, drop: Callable[[int], None]) -> None:
+        """Let `drop` answer a request that was cancelled before its handler started."""
+        self._drop = drop
+        self._flights: dict[int, Flight] = {}
+        self._lock = threading.Lock()
+        self._newest = 0
+        self._early: set[int] = set()
+
+    def add(self, frame: Frame) -> Optional[Flight]:
+        """Take a request in; None where it was cancelled before it came."""
+        with self._lock:
+            self._newest = max(self._newest, frame.request)
+            early = frame.request in self._early
+            self._early = {request for request in self._early if request > self._newest}
+            if not early:
+                self._flights[frame.request] = flight = Flight(frame)
+                return flight
+        self._drop(frame.request)
+        return None
+
+    def begin(self, flight: Flight) -> bool:
+        """Say that its turn has come; False where it was cancelled, and answered, meanwhile."""
+        with self._lock:
+            flight.began = time.monotonic()
+            return flight.request in self._flights
+
+    def arm(self, flight: Flight, stop: Callable[[Flight], None]) -> None:
+        """Say that its handler starts, and how it is stopped.
+
+        Raises:
+            Cancelled: it was cancelled on the way there.
+        """
+        with self._lock:
+            flight.stop = stop
+            flight.told = flight.cancelled
+            if flight.cancelled:
+                raise Cancelled
+
+    def end(self, flight: Flight) -> None:
+        """Forget one that is answered, or about to be."""
+        with self._lock:
+            self._flights.pop(flight.request, None)
+
+    def cancel(self, request: int) -> None:
+        """Stop this request's handler, or keep it from starting."""
+        with self._lock:
+            flight = self._flights.get(request)
+            if flight is None:
+                if request > self._newest and len(self._early) < _MOST_EARLY:
+                    self._early.add(request)
+                return
+            flight.cancelled += 1
+            flight.context.cancelled = True
+            stop = flight.stop if flight.cancelled <= MOST_INTERRUPTS else None
+            if not flight.began:
+                del self._flights[request]
+        if not flight.began:
+            self._drop(request)
+        elif stop is not None:
+            stop(flight)
+
+    def running(self) -> list[tuple[int, float]]:
+        """Return each request whose handler runs, and since when, the oldest first."""
+        with self._lock:
+            found = [(flight.began, flight.request) for flight in self._flights.values() if flight.began]
+        return [(request, began) for began, request in sorted(found)]
+
+    def thread_of(self, request: int) -> int:
+        """Return the thread that runs a request alone; 0 where there is none such."""
+        flight = self._flights.get(request)
+        return flight.thread if flight is not None else 0
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._flights)
+
+    def hold(self) -> bool:
+        """Keep interrupts off the calling thread while it writes a frame; False where none can come."""
+        flight = current.get()
+        if flight is None or flight.thread != threading.get_ident():
+            return False
+        with flight.lock:
+            if not flight.open:
+                return False
+            flight.open = False
+            coming, flight.interrupted = flight.interrupted, False
+        if coming:
+            try:
+                _let_it_arrive()
+            except BaseException:
+                flight.open = True
+                raise
+        return True
+
+    def release(self) -> None:
+        """Let them through again.
+
+        Raises:
+            Cancelled: one was wanted meanwhile.
+        """
+        flight = current.get()
+        assert flight is not None
+        with flight.lock:
+            flight.open = True
+            wanted, flight.told = flight.told < flight.cancelled, flight.cancelled
+        if wanted:
+            raise Cancelled
+
+
+def _let_it_arrive() -> None:
+    """Run a few instructions: Python raises what another thread has sent at the next jump backwards."""
+    for _ in range(100):
+        pass

@@ -1,0 +1,192 @@
+"""Several requests at once as tasks of one event loop, in the main thread: for handlers that are coroutine functions.
+
+Another thread reads, since the loop is the model's. A request is stopped as asyncio stops tasks; where the handler does
+not come to an `await`, the second cancel interrupts the very step that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from mer_worker.failures import Failure, error_frame
+from mer_worker.interrupts import Cancelled
+from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of
+from mer_worker.serving.flights import Flight, Flights, current
+from mer_worker.serving.voices import Voices
+from mer_worker.wire import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+    from typing import Any, Optional
+
+    from mer_worker.conversation import Conversation
+    from mer_worker.interrupts import Interrupts
+    from mer_worker.runners.python import PythonRunner
+    from mer_worker.wire import Frame
+
+_CLOSE_SECONDS = 1.0
+"""What tasks get to end after they were cancelled, when the conversation is over."""
+
+
+class Tasks:
+    """Up to `most` requests at a time; as many again may wait, and then reading stops."""
+
+    kinds: frozenset[int] = frozenset()
+
+    def __init__(self, runner: PythonRunner, conversation: Conversation, most: int) -> None:
+        self._runner = runner
+        self._conversation = conversation
+        self._channel = conversation.channel
+        self._loop = asyncio.new_event_loop()
+        self._slots = asyncio.Semaphore(most)
+        self._room = threading.Semaphore(2 * most)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flights = Flights(lambda request: self._channel.send(error_frame(conversation.stopped(request), request)))
+        self._voices = Voices(conversation.channel, conversation.interrupts, conversation.limits.log_bytes)
+        self._voices.install()
+        conversation.logs.several = self._voices
+        conversation.interrupts.several = self._flights
+        conversation.pulse.several = self._flights.running
+
+    def drive(self, converse: Callable[[], None]) -> None:
+        """Run the loop in the calling, main thread until `converse` has returned, which runs in another.
+
+        Raises:
+            BaseException: what `converse` has raised.
+        """
+        ended: list[BaseException] = []
+
+        def read() -> None:
+            try:
+                converse()
+            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+                ended.append(error)
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+
+        asyncio.set_event_loop(self._loop)
+        threading.Thread(target=read, name="mer-reader", daemon=True).start()
+        self._loop.run_forever()
+        if ended:
+            raise ended[0]
+
+    def infer(self, received: Frame) -> None:
+        """Hand a request to the loop. Called by the reading thread."""
+        self._room.acquire()
+        flight = self._flights.add(received)
+        if flight is None:
+            self._room.release()
+        else:
+            self._loop.call_soon_threadsafe(self._begin, flight)
+
+    def take(self, received: Frame) -> None:
+        """It takes nothing else."""
+
+    def close(self) -> None:
+        """Cancel what still runs, and give it a moment."""
+        if self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS))
+        self._loop.close()
+
+    # --- in the loop
+
+    def _begin(self, flight: Flight) -> None:
+        task = self._loop.create_task(self._serve(flight))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, flight: Flight) -> None:
+        """Run the handler and answer."""
+        try:
+            async with self._slots:
+                if not self._flights.begin(flight):
+                    return  # it was cancelled, and answered, while it waited
+                message = await self._outcome(flight)
+            self._flights.end(flight)  # a cancel from here on is too late
+            self._channel.send(*message)
+        finally:
+            self._flights.end(flight)
+            self._room.release()
+
+    async def _outcome(self, flight: Flight) -> tuple[Any, ...]:
+        """Return the answer's frame, in pieces."""
+        conversation, runner, request = self._conversation, self._runner, flight.request
+        try:
+            inputs = inputs_of(flight, runner.arrays)
+        except WireError as error:
+            return (error_frame(input_failure(error), request),)
+        task = asyncio.current_task()
+        self._voices.begin(request)
+        current.set(flight)
+        try:
+            self._flights.arm(flight, lambda flight: self._stop(flight, task))
+            steps = _Steps(runner.call(inputs, flight.context), conversation.interrupts, request)
+            outputs = runner.checked(await steps)
+            return answer(conversation, request, outputs, time.monotonic() - flight.began)
+        except (asyncio.CancelledError, Cancelled):
+            return (error_frame(conversation.stopped(request), request),)
+        except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
+            return (failure_of(conversation, error, request),)
+        finally:
+            self._voices.end(request)
+
+    def _stop(self, flight: Flight, task: Optional[asyncio.Task[Any]]) -> None:
+        """Called by whoever cancels, in his thread."""
+        if flight.cancelled == 1 and task is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+        else:
+            self._conversation.interrupts.interrupt(flight.request)
+
+
+class _Steps:
+    """Awaits a coroutine, and says of each of its steps that it may be interrupted."""
+
+    __slots__ = ("_coroutine", "_interrupts", "_request")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], interrupts: Interrupts, request: int) -> None:
+        if not hasattr(coroutine, "send"):
+            raise Failure("output", "output-invalid", f"the handler gave {type(coroutine).__name__}: no coroutine")
+        self._coroutine = coroutine
+        self._interrupts = interrupts
+        self._request = request
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self
+
+    def __iter__(self) -> _Steps:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        interrupts = self._interrupts
+        try:
+            interrupts.enter(self._request)
+            try:
+                return self._coroutine.send(value)
+            finally:
+                interrupts.end()
+        except Cancelled:
+            interrupts.end()  # it may have come on the way there
+            raise
+
+    def throw(self, *error: Any) -> Any:
+        interrupts = self._interrupts
+        try:
+            interrupts.enter(self._request)
+            try:
+                return self._coroutine.throw(*error)
+            finally:
+                interrupts.end()
+        except Cancelled:
+            interrupts.end()
+            raise
+
+    def close(self) -> None:
+        self._coroutine.close()

@@ -1,0 +1,157 @@
+"""Several requests at once, each in a thread: for handlers that declare themselves thread-safe (`concurrency`).
+
+The main thread reads and hands on; threads run the handler and answer. A request is stopped by an exception that is
+raised in its thread at the next instruction of Python; code in C goes on until it returns, and may look at
+`context.cancelled`. So a handler that does not stop ends the whole worker, once the others had their time: the driver
+does that (mer.meal.ladder).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import SimpleQueue
+
+from mer_worker.failures import error_frame
+from mer_worker.interrupts import Cancelled
+from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of
+from mer_worker.serving.flights import Flight, Flights, current
+from mer_worker.serving.voices import Voices
+from mer_worker.wire import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from mer_worker.conversation import Conversation
+    from mer_worker.runners import Runner
+    from mer_worker.wire import Frame
+
+_CLOSE_SECONDS = 1.0
+"""What requests that run get when the conversation is over: nobody waits for their answers any more."""
+
+
+class Threads:
+    """Up to `most` requests at a time; as many again may wait for a thread, and then reading stops."""
+
+    kinds: frozenset[int] = frozenset()
+
+    def __init__(self, runner: Runner, conversation: Conversation, most: int) -> None:
+        self._runner = runner
+        self._conversation = conversation
+        self._channel = conversation.channel
+        self._most = most
+        self._room = threading.Semaphore(2 * most)
+        self._waiting: SimpleQueue[Optional[Flight]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._flights = Flights(lambda request: self._channel.send(error_frame(conversation.stopped(request), request)))
+        self._voices = Voices(conversation.channel, conversation.interrupts, conversation.limits.log_bytes)
+        self._voices.install()
+        conversation.logs.several = self._voices
+        conversation.interrupts.several = self._flights
+        conversation.pulse.several = self._flights.running
+        conversation.pulse.thread_of = self._flights.thread_of
+
+    def infer(self, received: Frame) -> None:
+        """Hand a request to a thread."""
+        self._room.acquire()
+        flight = self._flights.add(received)
+        if flight is None:
+            self._room.release()
+            return
+        if len(self._threads) < min(self._most, len(self._flights)):
+            thread = threading.Thread(target=self._run, name=f"mer-request-{len(self._threads) + 1}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._waiting.put(flight)
+
+    def take(self, received: Frame) -> None:
+        """It takes nothing else."""
+
+    def close(self) -> None:
+        """Let the threads end; one that does not is left to the process's end."""
+        end = time.monotonic() + _CLOSE_SECONDS
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    # --- in a thread of its own
+
+    def _run(self) -> None:
+        while True:
+            flight = self._waiting.get()
+            if flight is None:
+                return
+            answered = False
+            try:
+                answered = not self._flights.begin(flight) or self._serve(flight)
+            except OSError:  # the driver is gone; the listening thread ends this process
+                return
+            except BaseException as error:  # noqa: BLE001 - an interrupt may come on the way out of the handler
+                self._end(flight)
+                if not answered:
+                    self._channel.send(failure_of(self._conversation, error, flight.request))
+            finally:
+                self._flights.end(flight)
+                self._room.release()
+
+    def _serve(self, flight: Flight) -> bool:
+        """Run the handler and answer; True once that is done."""
+        conversation, request = self._conversation, flight.request
+        try:
+            inputs = inputs_of(flight, self._runner.arrays)
+        except WireError as error:
+            self._channel.send(error_frame(input_failure(error), request))
+            return True
+        try:
+            try:
+                self._begin(flight)
+                outputs = self._runner.infer(inputs, flight.context)
+            finally:
+                self._end(flight)
+            del inputs
+            message = answer(conversation, request, outputs, time.monotonic() - flight.began)
+        except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
+            self._end(flight)
+            message = (failure_of(conversation, error, request),)
+        self._flights.end(flight)  # a cancel from here on is too late
+        self._channel.send(*message)
+        return True
+
+    def _begin(self, flight: Flight) -> None:
+        self._voices.begin(flight.request)
+        current.set(flight)
+        flight.thread = threading.get_ident()
+        self._flights.arm(flight, _interrupt)
+        with flight.lock:
+            flight.open = True
+
+    def _end(self, flight: Flight) -> None:
+        """End the stretch in which it may be interrupted; may be called again, where the end itself was interrupted."""
+        with flight.lock:
+            flight.open = False
+            if flight.interrupted:
+                _send(flight.thread, None)  # one that is still on its way would hit the next request
+            flight.interrupted = False
+            flight.told = flight.cancelled
+        self._voices.end(flight.request)
+        current.set(None)
+
+
+def _interrupt(flight: Flight) -> None:
+    with flight.lock:
+        if flight.open and flight.told < flight.cancelled:
+            flight.told = flight.cancelled
+            flight.interrupted = True
+            _send(flight.thread, Cancelled)
+
+
+def _send(thread: int, kind: Optional[type[BaseException]]) -> None:
+    """Raise an exception in another thread, or take back one that has not arrived there."""
+    try:
+        import ctypes  # 2 MB: for a worker that has to stop a thread only
+    except ImportError:  # an interpreter without libffi: the handler may look at its context
+        return
+    argument = None if kind is None else ctypes.py_object(kind)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), argument)
