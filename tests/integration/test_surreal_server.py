@@ -116,6 +116,20 @@ async def test_a_server_that_is_not_there_is_told_at_once() -> None:
     await absent.close()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "advice"), [("ws", "Is the server running"), ("wss", "write ws://"), ("https", "write ws://")]
+)
+async def test_what_cannot_be_reached_comes_with_advice(lasting: SurrealServer, scheme: str, advice: str) -> None:
+    url = lasting.url().replace("ws://", f"{scheme}://")
+    if scheme == "ws":
+        await asyncio.to_thread(lasting.kill)
+    absent = SurrealStore(url, login=DRIVER)
+    with pytest.raises(DatabaseUnreachable) as caught:
+        await absent.open()
+    assert advice in (caught.value.hint or "")
+    await absent.close()
+
+
 async def test_a_server_that_hangs_meets_the_deadline(lasting: SurrealServer, store: SurrealStore) -> None:
     hasty = SurrealStore(store.name, login=DRIVER, statement_seconds=0.5)
     await hasty.open()
@@ -335,6 +349,12 @@ def test_a_url_that_is_no_servers_is_refused_and_no_secret_told(url: str) -> Non
     with pytest.raises(ConfigurationError) as caught:
         parse_server_address(url)
     assert "secret" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("host", ["a..b", "." * 3, "a" * 64])
+def test_a_name_that_no_host_can_have_is_no_address(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="no host and port"):
+        parse_server_address(f"ws://{host}")
 
 
 @pytest.mark.parametrize(

@@ -27,3 +27,5 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     connections: int | None = None
     """To the server, at this moment, this one among them."""
     connection_limit: int | None = None
+    untold: str | None = None
+    """What of all this it cannot tell, and why."""

@@ -89,6 +89,7 @@ def parse_server_address(url: str) -> ServerAddress:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as the client will: an empty or endless label is no name of a host
     except ValueError as error:  # its message would quote the URL, with whatever stands in it
         raise ConfigurationError("the database's URL has no host and port that can be read") from error
     if parts.scheme not in SERVER_SCHEMES or not host:

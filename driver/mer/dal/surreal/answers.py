@@ -20,6 +20,12 @@ _NO_TABLE = re.compile(r"The table '.*' does not exist")
 _UNFIT = re.compile(r"Couldn't coerce value|but field must conform to|Found field|Expected .* but found|mer:unfit")
 _CONSEQUENCES = frozenset({"NotExecuted", "Cancelled"})
 
+RIGHTS = (
+    "An auditor only reads, and nobody but the owner (MIGRATIONS_DB_USERNAME, with `mer-migrate`) changes the schema."
+    " `mer-migrate upgrade` gives the rights that DRIVER_DB_USERNAME should have."
+)
+"""What to do where a login lacks a right."""
+
 MAX_MESSAGE = 2000
 """Characters of the database's own message that are passed on: it may quote a whole row."""
 
@@ -54,7 +60,7 @@ class Failure:
         if self.conflict:
             return Conflicted()
         if self.denied:
-            return NotAllowed(f"the database does not allow this: {self.message[:MAX_MESSAGE]}")
+            return NotAllowed("the database does not allow this to whom mer logs in as", hint=RIGHTS)
         if _NO_TABLE.search(self.message):
             return NotMigrated()
         if _TAKEN.search(self.message):

@@ -9,7 +9,7 @@ script at once, the second fails on that row, looks again and finds it applied.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -33,7 +33,7 @@ from mer.dal.surreal.executor import Direct
 from mer.dal.surreal.login import Login
 from mer.dal.surreal.queries import load
 from mer.dal.surreal.rows import from_row
-from mer.dal.surreal.scripts import Script, read_scripts, scripts_folder
+from mer.dal.surreal.scripts import Script, defined_by, read_scripts, scripts_folder
 
 MIGRATION_SECONDS = 600.0
 """Deadline of one script: a later one may rewrite a long table."""
@@ -156,21 +156,37 @@ class Migrations:
         return await self._go(to, "down")
 
     async def stamp(self, number: int) -> None:
-        """Put on record that the scripts up to a number were applied, and no others; none is run.
+        """Put on record that the scripts up to a number (BEFORE_00: none) were applied, and no others; none is run.
 
         Raises:
             UsageError: there is no such number.
+            ConfigurationError: the schema is not there that would be on record.
         """
         scripts = self._scripts()
-        if not 0 <= number <= scripts[-1].number:
+        if not BEFORE_00 <= number <= scripts[-1].number:
             raise UsageError(f"there is no migration {number:02}", hint=f"the newest is {scripts[-1].number:02}")
         rows = [{"number": each.number, "name": each.name, "checksum": each.checksum} for each in scripts[: number + 1]]
-        begin, stamp = self._queries["begin"], self._queries["stamp"]
+        begin, stamp = self._queries["begin"], self._queries["stamp" if rows else "took_all_back"]
         async with self._connection.in_use(), self._connection.changing():
+            await self._check_there(scripts[: number + 1])
             statements = await self._connection.run(f"BEGIN; {begin.text} {stamp.text} COMMIT;", {"scripts": rows})
         failed = failure(statements)
         if failed:
             raise failed.error()
+
+    async def _check_there(self, scripts: Sequence[Script]) -> None:
+        """Make sure that what these scripts define is there. Raises: ConfigurationError."""
+        found = await self._run.ask(self._queries["tables"])
+        for script in scripts:
+            missing = sorted(
+                f"{kind} {name}" for kind, name in defined_by(script) if name not in (found.get(f"{kind}s") or {})
+            )
+            if missing:
+                raise ConfigurationError(
+                    f"{self._connection.name} has not got what {script.number:02} {script.name} makes:"
+                    f" {', '.join(missing)[:MAX_STATEMENT]}",
+                    hint="Nothing was put on record. `mer-migrate upgrade` makes what is missing in an empty database.",
+                )
 
     async def ensure_logins(self, *logins: Login) -> None:
         """Let these log in, with these passwords, as what their roles are; the database has to be migrated."""
@@ -200,7 +216,8 @@ class Migrations:
         if tables:
             raise ConfigurationError(
                 f"{self._connection.name} holds somebody else's tables ({', '.join(tables)[:MAX_STATEMENT]})",
-                hint="give an empty folder, or a database of its own",
+                hint="Give an empty folder, or a database of its own."
+                " If the schema is MER's and was made by other means: mer-migrate stamp NN",
             )
 
     async def _run_whole(self, script: Script, direction: Direction) -> bool:

@@ -11,6 +11,11 @@ from pathlib import Path
 from mer.core.errors import ConfigurationError
 from mer.dal.surreal.statements import ScriptUnreadable, split
 
+_DEFINED = re.compile(
+    r"(?P<verb>DEFINE|REMOVE)\s+(?P<kind>TABLE|FUNCTION)\s+(?:(?:IF (?:NOT )?EXISTS|OVERWRITE)\s+)?(?P<name>[\w:]+)",
+    re.IGNORECASE,
+)
+
 _NAME = re.compile(r"(?P<number>\d\d)-(?P<name>[A-Za-z0-9_]+)(?P<down>\.down)?\.surql")
 
 
@@ -69,6 +74,19 @@ def read_scripts(folder: Path) -> tuple[Script, ...]:
         if number not in found or found[number].name != down.name:
             raise ConfigurationError(f"{down.path} takes nothing back: there is no {number:02}-{down.name}.surql")
     return tuple(replace(script, down=downs.get(script.number)) for script in found.values())
+
+
+def defined_by(script: Script) -> set[tuple[str, str]]:
+    """Return the tables and functions that a script defines and does not remove, as a kind and a name."""
+    found: set[tuple[str, str]] = set()
+    for statement in script.statements:
+        if match := _DEFINED.match(statement):
+            thing = match["kind"].lower(), match["name"].removeprefix("fn::")
+            if match["verb"].upper() == "DEFINE":
+                found.add(thing)
+            else:
+                found.discard(thing)
+    return found
 
 
 def _read(path: Path, number: int, name: str) -> Script:

@@ -30,6 +30,15 @@ is the only one, so that a wrong address is told at once."""
 RECONNECT_PAUSE_SECONDS = (0.05, 1.0)
 """Before the second try and at most; doubled each time and spread, so that all who lost a server do not return in step."""
 
+HINTS = {
+    "WRONG_VERSION_NUMBER": "That port speaks without TLS: write ws:// (or http://), or give the port that has it.",
+    "CERTIFICATE_VERIFY_FAILED": "SSL_CERT_FILE names the file of an authority of your own.",
+    "HTTP 4": "Something answers there, and is no SurrealDB.",
+    "not known": "Is the name of the host right?",
+    "": "Is the server running, and is that its host and port? SurrealDB's own port is 8000.",
+}
+"""What to look at, by what the client library's message says; it has no types for these. The last one fits everything."""
+
 PING_SECONDS = 10.0
 """Between two pings of an idle socket, and how long to wait for the answer: a peer that is gone says nothing."""
 
@@ -176,9 +185,11 @@ class ServerConnection:
         except BaseException as error:
             await _hang_up(engine)
             if isinstance(error, TimeoutError):
-                raise DatabaseUnreachable(f"{self.name} did not answer within {CONNECT_SECONDS:g} s") from error
+                raise DatabaseUnreachable(
+                    f"{self.name} did not answer within {CONNECT_SECONDS:g} s", hint=HINTS[""]
+                ) from error
             if isinstance(error, SurrealError):
-                raise DatabaseUnreachable(f"{self.name} cannot be reached: {error}") from error
+                raise DatabaseUnreachable(f"{self.name} cannot be reached: {error}", hint=_hint(str(error))) from error
             raise
         return engine
 
@@ -187,6 +198,10 @@ class ServerConnection:
             if self._engine is engine:
                 self._engine = None
         await _hang_up(engine)
+
+
+def _hint(message: str) -> str:
+    return next(hint for said, hint in HINTS.items() if said in message)
 
 
 class _Lost(Exception):

@@ -56,6 +56,7 @@ def text(console: Console, found: Status) -> str:
             "auditors": _names(description.auditors),
             "size": None if description.size is None else console.size(description.size),
             "connections": None if used is None else f"{used} of {description.connection_limit}",
+            "not told": description.untold,
         }
         fields["schema"] = _schema(found)
     elif not embedded and not found.fault:
