@@ -9,7 +9,8 @@
 //            bfloat16, real and imaginary in turn for complex. Or strings, in an Array. `context.tensor` makes one
 //   string   a tensor of strings of shape []          Uint8Array   bytes
 //   array of Tensors: nested tensors                  anything else: JSON
-// context: {request, meta, signal (an AbortSignal: the request was cancelled), inputs, tensor}.
+// context: {request, meta, signal (an AbortSignal: the request was cancelled), inputs (iterate over it with `for await`:
+// inputs that come in parts), tensor}.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { readFileSync, statSync } from "node:fs";
@@ -23,13 +24,15 @@ const HEADER = 32;
 const ALIGNMENT = 64;
 const CAP = {
   head: 1 << 20, body: 1 << 30, segments: 4096, name: 256, rank: 32, json: 64 << 20, texts: 1 << 24, meta: 16 << 10,
-  logFrame: 64 << 10, requestLog: 1 << 20, noise: 64 << 10, error: 64 << 10, template: 256, early: 1024, handles: 64,
+  logFrame: 64 << 10, requestLog: 1 << 20, error: 64 << 10, templates: 256, early: 1024, handles: 64,
 };
+const WINDOW = { parts: 64, bytes: 8 << 20 }; // of inputs that come in parts: what may wait here unread
+const SEALED_MILLISECONDS = 600_000;
 const KIND = {
   hello: 1, load: 2, infer: 3, batch: 4, part: 5, credit: 6, result: 7, seal: 8, release: 9, cancel: 10, ping: 11,
   pong: 12, log: 13, error: 14, have: 15, put: 16, shutdown: 17,
 };
-const MORE = 1, STREAM = 2, HANDLE = 8;
+const FLAG = { more: 1, stream: 2, handle: 8 };
 
 // dtype: [bytes of an element, the typed array, its items for one element]
 const NUMERIC = {
@@ -278,6 +281,90 @@ function encode(values) {
   return { fields: { tensors }, segments: segments.length, body };
 }
 
+// --- parts, and credit for them
+
+const flows = new Map(); // by request: from its infer frame until it is over
+
+class Flow {
+  constructor(request, flags) {
+    this.request = request;
+    this.more = Boolean(flags & FLAG.more);
+    this.stream = Boolean(flags & FLAG.stream);
+    this.credit = { parts: 0, bytes: 0 }; // what the driver takes
+    this.given = { parts: 0, bytes: 0 }; // what it may send
+    this.came = [];
+    this.wake = () => {};
+  }
+
+  async change(signal) {
+    signal.throwIfAborted();
+    await new Promise((resolve) => { this.wake = resolve; });
+    signal.throwIfAborted();
+  }
+
+  grant(frame) {
+    const { bytes = 0 } = object(frame.head);
+    this.credit.parts += frame.number;
+    this.credit.bytes += bytes;
+    this.wake();
+  }
+
+  part(frame) {
+    if (!this.more) throw new BrokenStream("a part of an input that has ended");
+    this.more = Boolean(frame.flags & FLAG.more);
+    if (this.more || frame.segments) {
+      if (this.given.parts < 1 || this.given.bytes < 1) throw new BrokenStream("a part without credit");
+      this.given.parts -= 1;
+      this.given.bytes -= frame.body.length;
+      this.came.push(frame);
+    }
+    this.wake();
+  }
+
+  async credited(signal) { // before the model computes a part: a slow reader stops it
+    while (this.credit.parts < 1 || this.credit.bytes < 1) await this.change(signal);
+  }
+
+  async send(outputs, own) {
+    const { fields, segments, body } = encode(outputs);
+    const number = Math.round(1e3 * (performance.now() - own.since));
+    this.credit.parts -= 1;
+    this.credit.bytes -= body.reduce((sum, piece) => sum + piece.byteLength, 0);
+    send(KIND.part, { request: this.request, number, fields, segments, body });
+    await new Promise(setImmediate); // a model that yields without waiting would keep pings and cancels from being heard
+    own.abort.signal.throwIfAborted();
+  }
+
+  async *inputs(signal) {
+    for (;;) {
+      if (this.more && !this.came.length) {
+        const parts = WINDOW.parts - this.given.parts, bytes = WINDOW.bytes - this.given.bytes;
+        this.given = { ...WINDOW };
+        send(KIND.credit, { request: this.request, number: parts, fields: { bytes } });
+      }
+      while (this.more && !this.came.length) await this.change(signal);
+      if (!this.came.length) return;
+      const frame = this.came.shift();
+      yield decode(fieldsOf(frame), frame).values;
+    }
+  }
+}
+
+// --- heads that were sent before
+
+const templates = new Map();
+
+function headOf(frame) {
+  const { template, head } = frame;
+  if (!template) return head;
+  if (template > CAP.templates) throw new BrokenStream(`a template ${template}: there are ${CAP.templates}`);
+  if (head.length) templates.set(template, head);
+  else if (!templates.has(template)) throw new BrokenStream(`the template ${template} was never given`);
+  return templates.get(template);
+}
+
+const fieldsOf = (frame) => object(frame.head);
+
 // --- the model
 
 let model;
@@ -359,16 +446,65 @@ async function next() {
     const number = Math.round(1e3 * (performance.now() - turn.since));
     turn.over = true;
     turn = undefined;
+    flows.delete(request);
     if (answer.error) sendError(request, answer.error);
     else send(KIND.result, { request, number, ...answer });
   }
 }
 
+const sealed = new Map(); // handle: {values, meta, expiry}
+let seals = 0;
+
+function taken({ handle }) {
+  const found = sealed.get(handle);
+  if (!found) throw new Failure("input", "no-handle", `there is no handle ${handle}: it was used, released or forgotten`);
+  sealed.delete(handle);
+  clearTimeout(found.expiry);
+  return found;
+}
+
+async function seal(frame) {
+  if (!model) throw new Failure("protocol", "not-loaded", "no model is loaded");
+  const kept = decode(fieldsOf(frame), frame);
+  if (sealed.size >= CAP.handles) throw new Failure("busy", "too-much-sealed", `${sealed.size} inputs are sealed already`);
+  const handle = `sealed-${++seals}`;
+  kept.expiry = setTimeout(() => sealed.delete(handle), SEALED_MILLISECONDS);
+  sealed.set(handle, kept);
+  return { fields: { handle } };
+}
+
+async function release(frame) {
+  taken(fieldsOf(frame));
+  return { fields: {} };
+}
+
+const inParts = (outputs) =>
+  Boolean(outputs?.[Symbol.asyncIterator]) || (typeof outputs?.next === "function" && Boolean(outputs[Symbol.iterator]));
+
 async function infer(frame, own) {
   if (!model) throw new Failure("protocol", "not-loaded", "no model is loaded");
-  const { values, meta } = decode(object(frame.head), frame);
-  const outputs = await model(values, { request: own.request, meta, signal: own.abort.signal, tensor });
-  return encode(outputs);
+  const flow = flows.get(frame.request) ?? new Flow(frame.request, 0);
+  const fields = fieldsOf(frame);
+  const { values, meta } = frame.flags & FLAG.handle ? taken(fields) : decode(fields, frame);
+  const { signal } = own.abort;
+  signal.addEventListener("abort", () => flow.wake());
+  const outputs = await model(values, {
+    request: own.request, meta: fields.meta ?? meta, signal, tensor, inputs: flow.inputs(signal),
+  });
+  if (!inParts(outputs)) return encode(outputs);
+  if (!flow.stream) throw new Failure("input", "answers-in-parts", "this model answers in parts: ask for a stream");
+  const parts = outputs[Symbol.asyncIterator]?.() ?? outputs;
+  try {
+    for (;;) {
+      await flow.credited(signal);
+      const { done, value } = await parts.next();
+      if (done) return value === undefined ? { fields: { tensors: [] } } : encode(value);
+      await flow.send(value, own);
+    }
+  } catch (error) {
+    await parts.return?.(); // its `finally` runs
+    throw error;
+  }
 }
 
 function cancel(request) {
@@ -391,12 +527,19 @@ function greet(hello) {
 }
 
 function take(frame) {
-  const { kind, request } = frame;
-  if (kind === KIND.hello) greet(object(frame.head));
+  const { kind, request, flags } = frame;
+  frame.head = headOf(frame);
+  if (kind === KIND.hello) greet(fieldsOf(frame));
   else if (kind === KIND.error && request === 0n) process.exit(0);
   else if (!greeted) throw new BrokenStream("the first frame is a hello");
-  else if (kind === KIND.load) waiting.push([frame, async () => ({ fields: {}, body: [], ...(await load(object(frame.head))) })]);
-  else if (kind === KIND.infer) waiting.push([frame, infer]);
+  else if (kind === KIND.load) waiting.push([frame, async () => ({ fields: {}, body: [], ...(await load(fieldsOf(frame))) })]);
+  else if (kind === KIND.infer) {
+    if (flags & (FLAG.more | FLAG.stream)) flows.set(request, new Flow(request, flags));
+    waiting.push([frame, infer]);
+  } else if (kind === KIND.seal) waiting.push([frame, seal]);
+  else if (kind === KIND.release) waiting.push([frame, release]);
+  else if (kind === KIND.part) flows.get(request)?.part(frame); // of a request that is over it is ignored
+  else if (kind === KIND.credit) flows.get(request)?.grant(frame);
   else if (kind === KIND.cancel) cancel(request);
   else if (kind === KIND.ping) {
     const busy = turn && { request: Number(turn.request), milliseconds: Math.floor(performance.now() - turn.since) };
@@ -464,7 +607,7 @@ write(PREAMBLE);
 send(KIND.hello, {
   fields: {
     protocol: { min: VERSION, max: VERSION },
-    capabilities: ["in-band"],
+    capabilities: ["in-band", "templates", "stream", "seal"],
     limits: { head: CAP.head, body: CAP.body },
     runners: ["javascript"],
     pid: process.pid,

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mer.core.specs import VersionSpec
 from mer.meal.host import Host, Launch, Stream
 from mer.meal.plan import WorkerPlan
@@ -36,6 +38,14 @@ PYTHON_HANDLER = """
     def inner(text):
         raise ValueError(text)
 
+    def parts(do):
+        for number in range(do["parts"]):
+            yield {"number": number, "x": b"x" * do.get("size", 0)}
+        if "last" in do:
+            return {"last": do["last"]}
+        if "failing" in do:
+            inner(do["failing"])
+
     def handle(inputs, context):
         do = inputs.get("do", {})
         if "print" in do:
@@ -55,6 +65,12 @@ PYTHON_HANDLER = """
             return {"x": bytes(do["large"])}
         if "meta" in do:
             return {"meta": dict(context.meta)}
+        if "parts" in do:
+            return parts(do)
+        if "inputs" in do:
+            return {"sizes": [len(part["x"]) for part in context.inputs]}
+        if "double" in do:
+            return ({"x": part["x"] * 2} for part in context.inputs)
         return {name: value for name, value in inputs.items() if name != "do"}
 """
 
@@ -64,6 +80,14 @@ NODE_HANDLER = """
       if (options.fail) inner(options.fail);
     }
     function inner(text) { throw new TypeError(text); }
+    function* parts(given) {
+      for (let number = 0; number < given.parts; number++) yield { number, x: new Uint8Array(given.size ?? 0).fill(120) };
+      if ("last" in given) return { last: given.last };
+      if ("failing" in given) inner(given.failing);
+    }
+    async function* doubled(inputs) {
+      for await (const part of inputs) yield { x: Buffer.concat([part.x, part.x]) };
+    }
     export async function handler(inputs, context) {
       const { do: given = {}, ...rest } = inputs;
       if ("print" in given) console.log(given.print);
@@ -81,6 +105,13 @@ NODE_HANDLER = """
       }
       if ("large" in given) return { x: new Uint8Array(given.large) };
       if ("meta" in given) return { meta: context.meta };
+      if ("parts" in given) return parts(given);
+      if ("inputs" in given) {
+        const sizes = [];
+        for await (const part of context.inputs) sizes.push(part.x.length);
+        return { sizes };
+      }
+      if ("double" in given) return doubled(context.inputs);
       return rest;
     }
 """
@@ -176,6 +207,23 @@ class Bare:
                 if isinstance(found, str) or found.kind != Kind.LOG:
                     return found
                 self.logs.append(found)
+
+    def can(self, capability: str) -> None:
+        """Skip the test for a worker that does not state the capability."""
+        if capability not in self.hello["capabilities"]:
+            pytest.skip(f"this worker does not state {capability}")
+
+    async def part(self, request: int) -> Frame:
+        """Return the next frame, which has to be a part of this request's answer."""
+        found = await self.next()
+        assert isinstance(found, Frame), found
+        assert (found.kind, found.request) == (Kind.PART, request), found
+        return found
+
+    async def silent(self, *, seconds: float = 0.3) -> None:
+        """See that nothing comes for a while."""
+        with contextlib.suppress(TimeoutError):
+            raise AssertionError(await self.next(seconds=seconds))
 
     async def result(self, request: int) -> Frame:
         """Return the next frame, which has to be this request's result."""

@@ -47,8 +47,8 @@ async def load_unpacked(
 
     `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default), `buffer` or
     `torch`. With `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is
-    then this process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in any language,
-    which then says which runners it has (docs/other-languages.md). Times are seconds.
+    then this process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in
+    any language, which then says which runners it has (docs/other-languages.md). Times are seconds.
 
     Raises:
         UsageError: there is no such folder, runner or entry.
