@@ -244,6 +244,10 @@ def test_a_text_of_a_form_is_the_same_body_but_for_what_may_differ(data: st.Data
     values = KNOWN.values(text)
     if values is None:
         return
+    try:
+        Layouts().count(*values[:2])
+    except ValueError:
+        return  # whoever asks for the values compares the time, which is written in one way alone
     body = json.loads(text.decode())
     second, micros, invocation, lease = (value.decode("latin-1") for value in values)
     assert (body["at"], body["invocation"], body["lease"]) == (f"{second}{micros}Z", invocation, lease)
@@ -288,6 +292,10 @@ def test_a_time_that_is_written_otherwise_is_a_fault_in_a_known_form_too() -> No
         body = BODY.replace(str(FIELDS["at"]), at)
         assert form(BODY).values(body.encode())
         assert same(row(body))
+
+
+def test_timings_that_are_no_utf_8_are_of_no_form() -> None:
+    assert KNOWN.values(FINISHED_BODY.encode().replace(b"queue_us", b"queue\x80us")) is None
 
 
 def test_few_forms_are_kept() -> None:

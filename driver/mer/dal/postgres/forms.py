@@ -32,7 +32,10 @@ WIDTHS = {SECOND: 20, MICROS: 6, INVOCATION: 36, LEASE: 36, DIGEST: 64}
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 Values = tuple[bytes, bytes, bytes, bytes]
-"""The second of a body's time with the point after it, the rest of it up to its Z, its invocation and its lease."""
+"""The second of a body's time with the point after it, the rest of it up to its Z, its invocation and its lease.
+
+The time is whatever stands there: only if it is written as bodies write one is the text a body at all.
+"""
 
 
 Cut = Callable[[bytes], tuple[bytes, ...]]
@@ -93,6 +96,8 @@ class Form:
             if b"".join(holes[plain]).translate(None, PLAIN):
                 return None
             if timed:
+                if not holes[-1].isascii():  # of a text that nobody asked for msgspec does not ask whether it is UTF-8
+                    return None
                 try:
                     _read_object(holes[-1])
                 except (msgspec.DecodeError, RecursionError):
