@@ -12,6 +12,7 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Optional, Protocol
 
     class Several(Protocol):
@@ -71,9 +72,11 @@ class Interrupts:
                 raise Cancelled
         self._open = True
 
-    def early(self, requests: set[int]) -> set[int]:
+    def early(self, requests: Collection[int]) -> Collection[int]:
         """Return those of the requests, which are about to begin together, that were cancelled before."""
         self._newest = max(requests)
+        if not self._early:
+            return ()
         found = {request for request in tuple(self._early) if request in requests}
         for over in tuple(self._early):
             if over <= self._newest:

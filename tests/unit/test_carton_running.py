@@ -78,7 +78,7 @@ def test_a_table_says_as_little_as_it_likes():
         ("[mer]\nconcurrency = true\n", "mer.concurrency is no integer"),
         ("[mer]\nconcurrency = 2\n[mer.batch]\n", "one at a time"),
         ("[mer.batch]\nmax_size = 0\n", "mer.batch.max_size is 0"),
-        ("[mer.batch]\nmax_size = 1025\n", "mer.batch.max_size is 1025"),
+        ("[mer.batch]\nmax_size = 513\n", "mer.batch.max_size is 513"),
         ("[mer.batch]\nmax_delay_ms = -1\n", "mer.batch.max_delay_ms is -1"),
         ("[mer.batch]\nmax_delay_ms = nan\n", "mer.batch.max_delay_ms is nan"),
         ("[mer.batch]\nsize = 1\n", "mer.batch.size is not known"),

@@ -10,8 +10,8 @@ import msgspec
 MAX_CONCURRENCY = 1024
 """Requests at once in one worker: each may hold a thread, and a driver has no more workers either."""
 
-MAX_BATCH = 1024
-"""Requests in one batch: their heads stand in one head, and its cap is 1 MiB."""
+MAX_BATCH = 512
+"""Requests in one batch (mer_worker.serving.batches)."""
 
 MAX_DELAY_MS = 60_000
 """Milliseconds that a batch may wait for more: beyond it nobody waits for a request to begin."""

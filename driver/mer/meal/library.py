@@ -5,6 +5,7 @@ For tests, notebooks and people who try a handler. Errors arrive whole, with the
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import platformdirs
 
 from mer.core.carton.reading import read
 from mer.core.errors import UsageError
-from mer.core.specs import Command, Option, VersionSpec
+from mer.core.running import running_faults
+from mer.core.specs import Batch, Command, Limits, Option, VersionSpec
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.inprocess import InProcess
@@ -42,24 +44,31 @@ async def load_unpacked(
     load_seconds: float = 60.0,
     host: Host | None = None,
     worker: Sequence[str] | None = None,
+    concurrency: int | None = None,
+    batch: Batch | None = None,
+    limits: Limits | None = None,
 ) -> LoadedModel:
     """Load a handler from a folder of the author's files, or from an unpacked carton, whose carton.toml is then obeyed.
 
     `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default), `buffer` or
     `torch`. With `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is
     then this process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in
-    any language, which then says which runners it has (docs/other-languages.md). Times are seconds.
+    any language, which then says which runners it has (docs/other-languages.md). `concurrency`, `batch` and `limits` are
+    those of a version (docs/models.md). Times are seconds.
 
     Raises:
         UsageError: there is no such folder, runner or entry.
         PackageInvalid, ModelFailed, DeadlineExceeded, WorkerLost: it could not be loaded.
     """
     plan = _plan(Path(folder), runner, entry, options or {}, arrays, command, weights, load_seconds)
+    plan = dataclasses.replace(plan, spec=_run_as(plan.spec, concurrency, batch, limits))
     if plan.spec.runner not in RUNNERS and worker is None:
         raise UsageError(f"there is no runner {plan.spec.runner!r}, only {', '.join(RUNNERS)}")
     if in_process:
         if plan.spec.runner != "python":
             raise UsageError(f"only the python runner works in the caller's process, not {plan.spec.runner!r}")
+        if plan.spec.batch is not None or plan.spec.concurrency > 1:
+            raise UsageError("in the caller's process a handler takes one request at a time")
         return InProcess.load(plan)
     host = host or LocalHost(
         scratch_folder=platformdirs.user_cache_path("mer") / "scratch",
@@ -68,6 +77,22 @@ async def load_unpacked(
     )
     session = await start(host, plan, arrays=plan.spec.arrays, on_log=on_log)
     return WorkerModel(host, plan, session, on_log)
+
+
+def _run_as(spec: VersionSpec, concurrency: int | None, batch: Batch | None, limits: Limits | None) -> VersionSpec:
+    """Return the spec with what was given in place of its own."""
+    spec = msgspec.structs.replace(
+        spec,
+        concurrency=spec.concurrency if concurrency is None else concurrency,
+        batch=batch or spec.batch,
+        limits=limits or spec.limits,
+    )
+    faults = list(
+        running_faults(limits=spec.limits, concurrency=spec.concurrency, batch=spec.batch, workers=spec.workers)
+    )
+    if faults:
+        raise UsageError("; ".join(faults))
+    return spec
 
 
 def _plan(

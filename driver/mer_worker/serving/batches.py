@@ -7,26 +7,35 @@ itself. An item that is cancelled is answered at once and the others go on; the 
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
 import time
 
-from mer_worker.batched import Received, requests_of
 from mer_worker.context import Context
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import NO_META, open_frame
-from mer_worker.serving.answering import answer, input_failure
+from mer_worker.serving.answering import input_failure
 from mer_worker.serving.serial import Turn
-from mer_worker.tensors import values_of
-from mer_worker.wire import Kind, WireError
+from mer_worker.tensors import encode, values_of
+from mer_worker.wire import HEADER_BYTES, RECEIVE_BYTES, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
+    from typing import Any, Optional
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners.python import PythonRunner
+    from mer_worker.source import StreamSource
     from mer_worker.wire import Frame
+
+MAX_BATCH = 512
+"""Requests of one batch: their frames are all read before the handler is called. Fewer than wait over a single stream."""
+
+_LENGTHS = struct.Struct("<BxHI8xIIQ")
+"""Of a header: kind, segments, template, head length, number, body length."""
 
 
 class Item:
@@ -34,10 +43,10 @@ class Item:
 
     __slots__ = ("context", "inputs", "request")
 
-    def __init__(self, request: int, inputs: dict[str, Any], context: Context) -> None:
+    def __init__(self, request: int, inputs: dict[str, Any], meta: Mapping[str, Any]) -> None:
         self.request = request
         self.inputs = inputs
-        self.context = context
+        self.context = Context(request, meta)
 
 
 class Batches:
@@ -59,22 +68,30 @@ class Batches:
         self._began = 0.0
         conversation.interrupts.several = self
         conversation.pulse.several = self._running
+        conversation.shortcut = self._serve
 
     def infer(self, received: Frame) -> None:
         """Run a batch of one."""
-        one = Received(received.request)
-        try:
-            one.layout, one.meta, one.segments = open_frame(received)
-        except WireError as error:
-            one.fault = error
-        received.body = b""
-        self._run([one])
+        self._take([received])
 
     def take(self, received: Frame) -> None:
-        """Run a batch. Raises: WireError (nobody could be answered)."""
-        items = requests_of(received)
-        received.body = b""  # only the inputs hold it now
-        self._run(items)
+        """Run a batch: the infer frames that follow it.
+
+        Raises:
+            WireError: something else follows.
+        """
+        count = received.number
+        if not 0 < count <= MAX_BATCH:
+            raise WireError(f"a batch of {count} requests: from 1 to {MAX_BATCH} are meant")
+        frames: list[Frame] = []
+        for _ in range(count):
+            following = self._conversation.source.next()
+            if following is None:
+                return  # the driver is gone
+            if following.kind != Kind.INFER:
+                raise WireError(f"a frame of kind {following.kind} within a batch")
+            frames.append(following)
+        self._take(frames)
 
     def close(self) -> None:
         """Nothing runs any more."""
@@ -110,45 +127,84 @@ class Batches:
 
     # --- a batch
 
-    def _run(self, received: list[Received]) -> None:
-        items = self._read(received)
-        if not items:
-            return
+    def _serve(self, source: StreamSource) -> None:
+        """Answer batches of the commonest form (mer_worker.templates), until something else has come."""
+        descriptor = source.descriptor
+        while True:
+            data = os.read(descriptor, RECEIVE_BYTES)
+            items = self._opened(data)
+            if items is None:
+                source.feed(data)
+                return
+            self._run(items)
+            del items
+
+    def _opened(self, data: bytes) -> Optional[list[Item]]:
+        """Return the items of a batch, or the one of a single request, that came in one piece and is simple; else None."""
+        opened, items, at = self._conversation.incoming.opened, [], 0
+        end = len(data)
+        if end < HEADER_BYTES:
+            return None
+        kind, segments, template, head, count, body = _LENGTHS.unpack_from(data, 0)
+        if kind == Kind.BATCH:
+            if segments or template or head or body:
+                return None
+            at = HEADER_BYTES
+        else:
+            count = 1
+        for _ in range(count):
+            if at + HEADER_BYTES > end:
+                return None
+            _kind, _segments, _template, head, _number, body = _LENGTHS.unpack_from(data, at)
+            following = at + HEADER_BYTES + head + body
+            found = opened(data[at:following])
+            if found is None:
+                return None
+            items.append(Item(found[0], found[2], NO_META))
+            at = following
+        return items if at == end else None
+
+    def _take(self, frames: list[Frame]) -> None:
+        """Run the requests of these frames, and answer those that cannot be read."""
+        items: list[Item] = []
+        for received in frames:
+            try:
+                layout, meta, segments = open_frame(received)
+                inputs = values_of(layout, segments, self._runner.arrays, writable=False)
+            except WireError as error:
+                self._channel.send(error_frame(input_failure(error), received.request))
+                continue
+            finally:
+                received.body = b""  # only the inputs hold it now
+            items.append(Item(received.request, inputs, meta))
+        if items:
+            self._run(items)
+
+    def _run(self, items: list[Item]) -> None:
+        lead = self._lead = max([item.request for item in items])
         with self._lock:
-            self._lead = max(item.request for item in items)
             self._open = {item.request: item for item in items}
             self._began = time.monotonic()
-        early = self._interrupts.early({item.request for item in items})
-        for request in early:
+        if len(self._open) < len(items):
+            raise WireError("two requests of a batch have one number")
+        for request in self._interrupts.early(self._open.keys()):
             self.cancel(request)
-        outcomes = self._outcomes([item for item in items if item.request in self._open])
-        pieces: list[Any] = []
+        if len(self._open) < len(items):
+            items = [item for item in items if item.request in self._open]
+        outcomes = self._outcomes(items, lead)
         with self._lock:
             waiting, self._open = self._open, {}
+        microseconds = self._turn.microseconds()
+        pieces: list[Any] = []
         for item, outcome in outcomes:
             if item.request in waiting:
-                pieces += self._answer(item, outcome)
+                pieces += self._answer(item.request, outcome, microseconds)
         if pieces:
             self._channel.send(*pieces)
 
-    def _read(self, received: list[Received]) -> list[Item]:
-        """Return the items that can be read, and answer the others."""
-        items: list[Item] = []
-        for one in received:
-            try:
-                if one.fault is not None:
-                    raise one.fault
-                assert one.layout is not None
-                inputs = values_of(one.layout, one.segments, self._runner.arrays, writable=False)
-            except WireError as error:
-                self._channel.send(error_frame(input_failure(error), one.request))
-                continue
-            items.append(Item(one.request, inputs, Context(one.request, one.meta or NO_META)))
-        return items
-
-    def _outcomes(self, items: list[Item]) -> list[tuple[Item, Any]]:
+    def _outcomes(self, items: list[Item], lead: int) -> list[tuple[Item, Any]]:
         """Return outputs, or what went wrong, of each item."""
-        outcome = self._call(items)
+        outcome = self._call(items, lead)
         if not isinstance(outcome, BaseException):
             return list(zip(items, outcome))
         if len(items) < 2 or isinstance(outcome, (Cancelled, Failure)):
@@ -156,15 +212,15 @@ class Batches:
         alone: list[tuple[Item, Any]] = []
         for item in items:
             if item.request in self._open:
-                single = self._call([item])
+                single = self._call([item], lead)
                 alone.append((item, single if isinstance(single, BaseException) else single[0]))
         return alone
 
-    def _call(self, items: list[Item]) -> Any:
+    def _call(self, items: list[Item], lead: int) -> Any:
         """Return the handler's list of as many items, or what it has raised."""
         turn = self._turn
         try:
-            turn.start(self._lead)
+            turn.start(lead)
             try:
                 outputs = self._runner.call([item.inputs for item in items], [item.context for item in items])
             finally:
@@ -181,13 +237,24 @@ class Batches:
             )
         return outputs
 
-    def _answer(self, item: Item, outcome: Any) -> tuple[Any, ...]:
-        conversation, request = self._conversation, item.request
+    def _answer(self, request: int, outcome: Any, microseconds: int) -> tuple[Any, ...]:
+        """Return an item's answer, in pieces."""
+        conversation = self._conversation
+        outgoing = conversation.outgoing
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
             outputs = outcome if type(outcome) is dict else self._runner.checked(outcome)
-            return answer(conversation, request, outputs, self._turn.microseconds() / 1e6)
+            short = outgoing.frame(request, microseconds, outputs) if outgoing is not None else None
+            if short is not None:
+                return (short,)
+            encoded = encode(outputs)
+            message = encoded.message(
+                Kind.RESULT, request, number=microseconds, most=conversation.most_body, templates=outgoing
+            )
+            if outgoing is not None:
+                outgoing.learn(outputs, encoded.layout)
+            return message
         except Cancelled:
             return (error_frame(conversation.stopped(request), request),)
         except BaseException as error:  # noqa: BLE001 - whatever the author has put into the list
