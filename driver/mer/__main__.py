@@ -110,6 +110,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         workplaces=workplaces,
         pool=pool,
         run_seconds=settings.run_seconds,
+        record_model_log=settings.record_model_log,
         monotonic=monotonic,
     )
     async with (

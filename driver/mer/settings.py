@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 60.0
     idle_seconds: float = 300.0
     max_workers: int = 8
+    record_model_log: bool = True
     log_level: str = "warning"
     origins: dict[str, str] = {}
     """Name to where the value came from; what is missing is a default."""
@@ -237,6 +238,12 @@ SETTINGS: tuple[Setting, ...] = (
         variable="MER_MAX_WORKERS",
         kind=Kind.COUNT,
         explanation="Workers that one driver keeps at a time.",
+    ),
+    Setting(
+        name="record_model_log",
+        variable="MER_RECORD_MODEL_LOG",
+        kind=Kind.SWITCH,
+        explanation="Whether the end of what a model prints is kept with the record of its invocation.",
     ),
     Setting(
         name="log_level",

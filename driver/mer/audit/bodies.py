@@ -25,6 +25,9 @@ MAX_REFERENCE = 300
 MAX_MESSAGE = 2000
 """Characters of an error's message: it explains, the model's own log holds the rest."""
 
+MAX_MODEL_LOG = 4000
+"""Characters of the end of what a model printed: the last lines before a failure, not a log server."""
+
 MAX_TENSORS = 256
 """Inputs or outputs described one by one; beyond it a record would outgrow a page, and their number is told instead."""
 
@@ -82,6 +85,19 @@ class Timings(msgspec.Struct, kw_only=True):
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
+class ModelLog(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model printed, as a record keeps it."""
+
+    bytes: int
+    """All of it."""
+    text: str
+    """Its end."""
+
+    def body(self) -> dict[str, Json]:
+        """Return it as it stands in a record."""
+        return {"bytes": self.bytes, "text": clean_text(self.text, limit=MAX_MODEL_LOG)}
+
+
 def reason(error: BaseException) -> dict[str, Json]:
     """Return what a record says of an error: its code, for machines, and its message."""
     code = error.code if isinstance(error, MerError) else type(error).__name__
@@ -122,6 +138,7 @@ class Bodies:
         timings: Timings | None = None,
         inputs: Sequence[TensorDigest] = (),
         outputs: Sequence[TensorDigest] = (),
+        log: ModelLog | None = None,
         late: bool = False,
     ) -> str:
         """How an invocation ended; `late` when it had been recorded as lost meanwhile."""
@@ -138,6 +155,8 @@ class Bodies:
             facts["reason"] = reason(error)
         if timings is not None:
             facts["timings"] = timings.body()
+        if log is not None:
+            facts["log"] = log.body()
         return self._body(RecordKind.LATE if late else RecordKind.FINISHED, at, actor, facts)
 
     def changed(self, *, at: dt.datetime, actor: Actor, action: str, detail: Mapping[str, Json]) -> str:

@@ -33,6 +33,7 @@ from mer.execution.digests import digests
 from mer.execution.finishes import Finishes
 from mer.execution.inputs import encode_inputs
 from mer.execution.leases import LeaseKeeper
+from mer.execution.printed import Printed
 from mer.execution.results import Result
 from mer.execution.workplaces import Workplace, Workplaces
 from mer.meal.calls import LogCallback
@@ -64,6 +65,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     actor: Actor
     lease: LeaseId
     timings: Timings
+    printed: Printed
     inputs: asyncio.Future[list[TensorDigest]]
 
 
@@ -81,6 +83,7 @@ class Executor:
         workplaces: Workplaces,
         pool: Pool,
         run_seconds: float | None,
+        record_model_log: bool,
         monotonic: Callable[[], float],
     ) -> None:
         self._store = store
@@ -91,6 +94,7 @@ class Executor:
         self._workplaces = workplaces
         self._pool = pool
         self._run_seconds = run_seconds
+        self._record_model_log = record_model_log
         self._monotonic = monotonic
         self._open: dict[InvocationId, asyncio.Future[None]] = {}
         """What was started and has not ended yet."""
@@ -120,9 +124,9 @@ class Executor:
         prepared = await self._prepare(reference, inputs, actor=actor, on=on)
         timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
         deadline = None if timeout is None else began + timeout
-        started = await self._start(prepared, actor)
+        started = await self._start(prepared, actor, on_log)
         try:
-            reply = await self._perform(prepared, deadline, started.timings, on_log)
+            reply = await self._perform(prepared, deadline, started.timings, started.printed)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
             await self._end(started, outcome=_outcome(error), error=_told(error))
             raise
@@ -182,7 +186,7 @@ class Executor:
         idle = [c for c in resolved.candidates if unfinished.get(c.server.name, 0) == least]
         return random.choice(idle)  # noqa: S311 - among equals; a fixed order would send every one-shot to the first
 
-    async def _start(self, prepared: Prepared, actor: Actor) -> Started:
+    async def _start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:
         invocation = prepared.invocation
         lease = await self._leases.cover(invocation)
         try:
@@ -198,7 +202,8 @@ class Executor:
         hashed = asyncio.create_task(
             asyncio.to_thread(digests, prepared.encoded.descriptors, prepared.encoded.segments), name="input digests"
         )
-        return Started(prepared=prepared, actor=actor, lease=lease, timings=Timings(), inputs=hashed)
+        printed = Printed(on_log, kept=self._record_model_log)
+        return Started(prepared=prepared, actor=actor, lease=lease, timings=Timings(), printed=printed, inputs=hashed)
 
     async def _perform(
         self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
@@ -267,6 +272,7 @@ class Executor:
             timings=started.timings,
             inputs=await started.inputs,
             outputs=outputs,
+            log=started.printed.end(),
         )
         return await self._finishes.record(prepared.invocation, body)
 
