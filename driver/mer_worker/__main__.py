@@ -1,6 +1,6 @@
 """Starts a worker: frames on fds 0 and 1, the log on fd 2, the control channel on an inherited descriptor.
 
--m mer_worker [--control-fd N] [--scratch FOLDER]
+-m mer_worker [--control-fd N] [--memory-fds DRIVER,WORKER] [--scratch FOLDER]
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ def main() -> None:
     if sys.flags.no_site:
         site.main()  # the starter has left it out, so that nothing of it prints on fd 1
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    control = arguments.get("--control-fd")
+    control, memory = arguments.get("--control-fd"), arguments.get("--memory-fds")
     worker = Worker(
         source,
         sink,
         None if control is None else int(control),
         marker=os.environ.get(VARIABLE, ""),
         scratch=arguments.get("--scratch", ""),
+        memory=None if memory is None else [int(number) for number in memory.split(",")],
     )
     sys.argv[:] = ["mer-worker"]  # a model that parses arguments finds none of ours
     sys.exit(worker.run())

@@ -15,8 +15,8 @@ import time
 from mer_worker.channel import Channel
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Interrupts
-from mer_worker.memory import PERIOD_SECONDS
 from mer_worker.orphans import kill_group, sweep
+from mer_worker.shared import PERIOD_SECONDS
 from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
 
 TYPE_CHECKING = False
@@ -132,6 +132,8 @@ class Listener:
                     self._answers.send(self._pulse.pong(frame))
                 elif frame.kind == Kind.CANCEL:
                     self._interrupts.cancel(frame.request)
+                    if self._others is not None and self._interrupts.several is None:
+                        self._others.put(frame)  # wakes a main thread that waits for a part or for credit
                 elif self._others is not None:
                     self._hand_on(frame, self._others)
 

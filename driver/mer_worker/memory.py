@@ -15,6 +15,7 @@ from _weakref import ref
 from collections import deque
 
 from mer_worker.extents import Extents
+from mer_worker.shared import Sharing
 from mer_worker.wire import WireError
 
 TYPE_CHECKING = False
@@ -24,14 +25,8 @@ if TYPE_CHECKING:
 
     Bytes = Union[bytes, bytearray, memoryview]
 
-LAYOUT = 1
-"""The version of what is said here of a file's bytes; the hello of a worker names the one that it knows."""
-
 GRAIN = 64 << 10
 """Segments begin at multiples of this; a file's table has one byte for each. 1 GiB has a table of 16 KiB."""
-
-SHARED_FROM = 64 << 10
-"""Bytes of a segment from which on it travels this way (docs/decisions/24-shared-memory.md has the measurements)."""
 
 LEAST_BYTES = 1 << 20
 MOST_BYTES = 1 << 36
@@ -40,8 +35,6 @@ MOST_BYTES = 1 << 36
 KEPT_BYTES = 128 << 20
 """Pages of one file that stay for the next large tensor, however long it takes to come: filling new ones costs more than
 twice the copy. What is beyond goes back when it was not used for a period."""
-
-PERIOD_SECONDS = 5.0
 
 _STEP_BYTES = 16 << 20
 """Pages given back at a time: a few milliseconds, for which nothing else of the process runs."""
@@ -325,3 +318,23 @@ class OwnFile:
             if self._lent.get(watch.start) is watch:
                 del self._lent[watch.start]
                 self._extents.give(watch.start)
+
+
+def open_files(descriptors: Sequence[int]) -> Sharing:
+    """Map the two files as the worker sees them, the driver's and its own; the descriptors are taken over.
+
+    Raises:
+        OSError, ValueError: they cannot be mapped.
+    """
+    driver, worker = descriptors
+    try:
+        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
+        if not all(LEAST_BYTES <= size <= MOST_BYTES for size in sizes):
+            raise ValueError(f"files of {sizes} bytes")
+        os.set_inheritable(worker, False)
+        return Sharing(TheirFile(driver, sizes[0]), OwnFile(worker, sizes[1]))
+    except BaseException:
+        os.close(worker)
+        raise
+    finally:
+        os.close(driver)

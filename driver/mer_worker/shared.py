@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import struct
 
 from mer_worker.layout import with_meta
-from mer_worker.memory import LEAST_BYTES, MOST_BYTES, SHARED_FROM, OwnFile, TheirFile
 from mer_worker.wire import ALIGNMENT, MAX_BODY_BYTES, Flag, FrameTooLarge, WireError, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any, Optional, Union
 
+    from mer_worker.memory import OwnFile, TheirFile
     from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
 
     Bytes = Union[bytes, bytearray, memoryview]
 
 CAPABILITY = "shared-memory"
+LAYOUT = 1
+"""The version of how a file is laid out (mer_worker.memory); the hello of a worker names the one that it knows."""
+
+SHARED_FROM = 64 << 10
+"""Bytes of a segment from which on it travels this way (docs/decisions/24-shared-memory.md has the measurements)."""
+
+PERIOD_SECONDS = 5.0
+"""Between two looks at what can be given back."""
+
 ENTRY = struct.Struct("<QQ")
 """Offset within the sender's file, and length. Offset 0: the segment is in the frame's own body."""
 
 _PADDING = bytes(ALIGNMENT)
+
+
+def shares(hello: Mapping[str, Any]) -> bool:
+    """Whether the sender of this hello shares memory, laid out as it is known here."""
+    named, memory = hello.get("capabilities"), hello.get("memory")
+    return (
+        isinstance(named, list) and CAPABILITY in named and isinstance(memory, dict) and memory.get("layout") == LAYOUT
+    )
 
 
 def goes_shared(encoded: Encoded) -> bool:
@@ -103,22 +119,24 @@ class Sharing:
     def place(self, encoded: Encoded) -> Placed:
         """Put the large segments into shared memory; one for which there is no room goes with the frame.
 
-        One that the handler has made there stays where it is, if only `encoded` holds it; its `segments` is then a view
-        of the same bytes that nothing watches.
+        One that the handler has made there stays where it is, if only `encoded` holds it. What `encoded` has as segments
+        afterwards are views of those places: the arrays that were encoded are let go, and may be inputs.
         """
         own, segments = self.own, encoded.segments
         placed = Placed(own)
         for at in range(len(segments)):  # enumerate would hold the segment itself
             segment = segments[at]
             size = len(segment)
-            start: Optional[int] = 0
+            start: Optional[int] = None
             if size >= SHARED_FROM:
                 lent = own.lent_at(segment)
-                if lent is not None:
+                if lent is None:
+                    start = own.put(segment)
+                else:
                     segments[at] = segment = own.at(lent, size)
                     start = lent if own.take_over(lent) else own.put(segment)
-                else:
-                    start = own.put(segment)
+                if start is not None:
+                    segments[at] = own.at(start, size)
             placed.starts.append(start or 0)
         return placed
 
@@ -164,23 +182,3 @@ class Sharing:
         """Let both files go; what is still looked at stays until it is not."""
         self.theirs.close()
         self.own.close()
-
-
-def open_files(descriptors: Sequence[int]) -> Sharing:
-    """Map the two files as the worker sees them, the driver's and its own; the descriptors are taken over.
-
-    Raises:
-        OSError, ValueError: they cannot be mapped.
-    """
-    driver, worker = descriptors
-    try:
-        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
-        if not all(LEAST_BYTES <= size <= MOST_BYTES for size in sizes):
-            raise ValueError(f"files of {sizes} bytes")
-        os.set_inheritable(worker, False)
-        return Sharing(TheirFile(driver, sizes[0]), OwnFile(worker, sizes[1]))
-    except BaseException:
-        os.close(worker)
-        raise
-    finally:
-        os.close(driver)

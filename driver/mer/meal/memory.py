@@ -9,13 +9,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mer_worker.memory import GRAIN, LAYOUT, LEAST_BYTES, MOST_BYTES, PERIOD_SECONDS, SHARED_FROM, OwnFile, TheirFile
-from mer_worker.shared import CAPABILITY, Placed, Sharing
+from mer_worker.memory import GRAIN, LEAST_BYTES, MOST_BYTES, OwnFile, TheirFile
+from mer_worker.shared import CAPABILITY, LAYOUT, PERIOD_SECONDS, SHARED_FROM, Placed, Sharing, shares
 from mer_worker.tensors import Encoded
 from mer_worker.wire import Frame
 
 DEFAULT_BYTES = 1 << 30
 """Of each of a worker's two files, as large as the largest body. Only what is used has pages."""
+
+OFFER: Mapping[str, Any] = {"capabilities": (CAPABILITY,), "memory": {"layout": LAYOUT}}
+"""What the hello says to a worker that has inherited the files."""
 
 _SLICE_BYTES = 8 << 20
 """Copied at a time; between two slices, a millisecond or two, the event loop does what else waits."""
@@ -48,6 +51,7 @@ class WorkerMemory:
         """Not empty: `settle` has something to do."""
         self.settle = theirs.settle
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -63,6 +67,7 @@ class WorkerMemory:
         """Copy the large segments into the driver's file; one for which there is no room goes with the frame."""
         own = self._sharing.own
         placed = Placed(own)
+        self.settle()
         for segment in encoded.segments:
             size = len(segment)
             start = own.take(size) if size >= SHARED_FROM else None
@@ -76,14 +81,14 @@ class WorkerMemory:
                     own.returned.append(start)
                     placed.starts[-1] = 0
                     continue
-            if size <= _SLICE_BYTES:
-                own.write(start, segment)
-                continue
             view = memoryview(segment)
             for at in range(0, size, _SLICE_BYTES):
                 if at:
                     await asyncio.sleep(0)
-                own.write(start + at, view[at : at + _SLICE_BYTES])
+                if self._closed:  # the worker was lost meanwhile: nobody takes this
+                    placed.starts.clear()
+                    return placed
+                own.write(start + at, view[at : at + _SLICE_BYTES] if size > _SLICE_BYTES else segment)
         self._watch()
         return placed
 
@@ -100,6 +105,7 @@ class WorkerMemory:
 
     def close(self) -> None:
         """Let the files go; results that somebody still looks at stay."""
+        self._closed = True
         self.started()
         if self._timer is not None:
             self._timer.cancel()
@@ -136,14 +142,11 @@ def memory_of(size: int) -> tuple[WorkerMemory | None, str]:
 
 def refused(hello: Mapping[str, Any]) -> str:
     """Return why the worker of this hello does not share memory; "" if it does."""
-    named, memory = hello.get("capabilities"), hello.get("memory")
-    memory = memory if isinstance(memory, dict) else {}
-    if not isinstance(named, list) or CAPABILITY not in named:
-        why = memory.get("refused")
-        return f"the worker cannot: {why[:200]}" if isinstance(why, str) else "the worker does not offer it"
-    if memory.get("layout") != LAYOUT:
-        return "the worker knows another layout of it"
-    return ""
+    if shares(hello):
+        return ""
+    memory = hello.get("memory")
+    why = memory.get("refused") if isinstance(memory, dict) else None
+    return f"the worker cannot: {why[:200]}" if isinstance(why, str) else "the worker does not offer it"
 
 
 def _file(size: int, undo: contextlib.ExitStack) -> int:
