@@ -1,7 +1,9 @@
 """Warm workers: kept for a while after a call, shared by calls of the same version, replaced when they are lost.
 
-A caller has a worker for himself while he uses it. What a host could be asked to do is bounded: workers altogether,
-workers a version, callers that wait. A version whose workers die is set aside for a bounded time.
+A worker has as many slots as its version runs requests at once. Where all slots are taken and callers wait, further
+workers are started, up to the version's `max`; idle ones end after a while, down to its `min`. What a host could be asked
+to do is bounded: workers altogether, workers a version, callers that wait. A version whose workers die is set aside for a
+bounded time.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
-from dataclasses import dataclass, field
 
 from mer.core.errors import Busy, MerError, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WeightFile, WorkerPlan
+from mer.meal.pooled import History, Key, PooledWorker, Waiter, slots_of
 from mer.meal.session import Session
 from mer.meal.starting import delay, start
 
@@ -26,35 +28,6 @@ MOST_WAITING = 256
 
 SET_ASIDE_SECONDS = 30.0
 """How long a version whose workers died while loading is not tried again."""
-
-Key = tuple[str, str, str | None]
-"""Host, plan, and the owner where the worker has a state."""
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    key: Key
-    session: Session | None = None
-    """None while it starts."""
-    starting: asyncio.Task[Session] | None = None
-    used: bool = True
-    idle_since: float = 0.0
-    closing: bool = False
-
-
-@dataclass(slots=True)
-class _History:
-    """What is remembered of a key that failed."""
-
-    crashes: int = 0
-    not_before: float = 0.0
-    refused: MerError | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    key: Key
-    turn: asyncio.Future[_Worker] = field(repr=False)
 
 
 class Pool:
@@ -70,16 +43,19 @@ class Pool:
         set_aside_seconds: float = SET_ASIDE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep an idle worker for `idle_seconds`, and no more than `max_workers`, `workers_per_key` of one version."""
+        """Keep an idle worker for `idle_seconds`, and no more than `max_workers`.
+
+        `workers_per_key` of one version, or as many as the version says.
+        """
         self._idle_seconds = idle_seconds
         self._max_workers = max_workers
         self._per_key = workers_per_key
         self._most_waiting = most_waiting
         self._set_aside = set_aside_seconds
         self._clock = clock
-        self._workers: list[_Worker] = []
-        self._waiting: list[_Waiter] = []
-        self._histories: dict[Key, _History] = {}
+        self._workers: list[PooledWorker] = []
+        self._waiting: list[Waiter] = []
+        self._histories: dict[Key, History] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -94,7 +70,7 @@ class Pool:
         on_log: LogCallback | None = None,
         timings: MutableMapping[str, int] | None = None,
     ) -> AsyncIterator[Session]:
-        """Give a worker with this version loaded, warm or started now, for the caller alone.
+        """Give a worker with this version loaded, warm or started now: a slot of it, which is for the caller alone.
 
         `owner` is whose state a stateful worker keeps. `timings` gets `queue_us` and `start_us`.
 
@@ -103,25 +79,37 @@ class Pool:
             MerError: the worker could not be started (mer.meal.starting), now or a moment ago.
         """
         began = self._clock()
-        key: Key = (host.name, plan.key, owner if plan.spec.stateful else None)
-        worker = await self._turn(key)
+        key = _key(host, plan, owner)
+        worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future()))
         queued = self._clock()
         try:
             session = worker.session
             if session is None:
-                session = await self._started(host, plan, worker, on_log)
-            session.on_log = on_log
+                session = await self._started(worker, on_log)
+            worker.listen(on_log)
             if timings is not None:
                 timings["queue_us"] = int(1e6 * (queued - began))
                 timings["start_us"] = int(1e6 * (self._clock() - queued))
             yield session
         finally:
+            worker.ignore(on_log)
             self._give_back(worker)
 
     def require_room(self) -> None:
         """Raise Busy where as many wait for a worker as may: asked before a call is put on record as started."""
-        if len(self._waiting) >= self._most_waiting:
-            raise Busy(f"{len(self._waiting)} calls wait for a worker already")
+        waiting = len(self._waiting)
+        if waiting >= self._most_waiting:
+            raise Busy(
+                f"{waiting} calls wait for a worker, and no more than {self._most_waiting} may;"
+                f" {len(self._workers)} of {self._max_workers} workers are there",
+                hint="Try again later; max_workers and a version's --max-workers allow more workers.",
+            )
+
+    def warm(self, host: Host, plan: WorkerPlan, *, owner: str | None = None) -> Session | None:
+        """Return the conversation with a worker of this version that is loaded, to look at; it stays who it is taken by."""
+        key = _key(host, plan, owner)
+        loaded = (worker for worker in self._workers if worker.key == key and worker.counts and worker.session)
+        return next((worker.session for worker in loaded), None)
 
     @property
     def workers(self) -> int:
@@ -144,11 +132,10 @@ class Pool:
 
     # --- whose turn it is
 
-    async def _turn(self, key: Key) -> _Worker:
+    async def _turn(self, waiter: Waiter) -> PooledWorker:
         """Return a worker of this key, or room for one to be started, in the order in which callers came."""
-        self._check(key)
+        self._check(waiter.key)
         self.require_room()
-        waiter = _Waiter(key, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._next()
         try:
@@ -163,21 +150,32 @@ class Pool:
     def _next(self) -> None:
         """Give every waiting caller what is free for him, the first come first."""
         ending = sum(worker.closing for worker in self._workers)
+        coming: dict[Key, int] = {}
+        for worker in self._workers:
+            if worker.session is None:  # its further slots are for who waits, once it is loaded
+                coming[worker.key] = coming.get(worker.key, 0) + worker.free
         for waiter in list(self._waiting):
             if waiter.turn.done():  # he has given up, and not heard so himself yet
                 continue
             try:
                 self._check(waiter.key)
-                worker = self._free(waiter.key)
             except MerError as error:  # its workers died while he waited
                 self._waiting.remove(waiter)
                 waiter.turn.set_exception(error)
                 continue
-            if worker is not None:
-                worker.used = True
+            found = self._free(waiter.key)
+            if found is None and coming.get(waiter.key, 0) > 0:
+                coming[waiter.key] -= 1
+                continue
+            if found is None:
+                found = self._new(waiter)
+                if found is not None:
+                    coming[waiter.key] = coming.get(waiter.key, 0) + found.slots - 1
+            if found is not None:
+                found.take()
                 self._waiting.remove(waiter)
-                waiter.turn.set_result(worker)
-            elif self._may_start(waiter.key):
+                waiter.turn.set_result(found)
+            elif self._may_start(waiter):
                 ending -= 1  # the room of a worker that ends is his
                 if ending < 0:
                     self._make_room()
@@ -192,30 +190,34 @@ class Pool:
                 raise type(history.refused)(f"{history.refused.message} (not tried again for {left:.0f} s)")
             del self._histories[key]
 
-    def _free(self, key: Key) -> _Worker | None:
-        """Return a warm worker, or a new one where there is room, or None."""
-        warm = [worker for worker in self._workers if worker.key == key and not worker.used and not worker.closing]
-        if warm:
-            return max(warm, key=lambda worker: worker.idle_since)  # its memory is warm too
-        if len(self._workers) >= self._max_workers or not self._may_start(key):
+    def _free(self, key: Key) -> PooledWorker | None:
+        """Return a warm worker with a free slot: one that has few callers, and among those the one used last."""
+        free = [worker for worker in self._workers if worker.key == key and worker.session and worker.free > 0]
+        # the one used last: its memory is warm too
+        return min(free, key=lambda worker: (worker.taken, -worker.idle_since), default=None)
+
+    def _new(self, waiter: Waiter) -> PooledWorker | None:
+        """Return a worker to be started, where there is room."""
+        if len(self._workers) >= self._max_workers or not self._may_start(waiter):
             return None
-        worker = _Worker(key)
+        worker = PooledWorker(waiter.key, waiter.host, waiter.plan, slots_of(waiter.plan))
         self._workers.append(worker)
         return worker
 
-    def _may_start(self, key: Key) -> bool:
+    def _may_start(self, waiter: Waiter) -> bool:
         """Whether this key may have one worker more, once there is room."""
-        return sum(worker.key == key and not worker.closing for worker in self._workers) < self._per_key
+        most = max(self._per_key, waiter.plan.spec.workers.max)
+        return sum(worker.key == waiter.key and worker.counts for worker in self._workers) < most
 
     def _make_room(self) -> None:
         """End the worker that has been idle longest."""
-        idle = [worker for worker in self._workers if not worker.used and not worker.closing]
+        idle = [worker for worker in self._workers if worker.idle]
         if idle:
             self._end(min(idle, key=lambda worker: worker.idle_since))
 
-    async def _started(self, host: Host, plan: WorkerPlan, worker: _Worker, on_log: LogCallback | None) -> Session:
+    async def _started(self, worker: PooledWorker, on_log: LogCallback | None) -> Session:
         """Return the worker's session once it is loaded: a task does it, so that `close` can end it on the way."""
-        worker.starting = task = asyncio.get_running_loop().create_task(self._start(host, plan, worker, on_log))
+        worker.starting = task = asyncio.get_running_loop().create_task(self._start(worker, on_log))
         try:
             return await task
         except asyncio.CancelledError:
@@ -224,82 +226,120 @@ class Pool:
                 raise WorkerLost("the pool was closed") from None
             raise
 
-    async def _start(self, host: Host, plan: WorkerPlan, worker: _Worker, on_log: LogCallback | None) -> Session:
+    async def _start(self, worker: PooledWorker, on_log: LogCallback | None) -> Session:
         history = self._histories.get(worker.key)
         if history is not None:
             await asyncio.sleep(max(0.0, history.not_before - self._clock()))
         try:
-            session = await start(host, plan, arrays=plan.answers, on_log=on_log)
+            session = await start(worker.host, worker.plan, arrays=worker.plan.spec.arrays, on_log=on_log)
         except WorkerLost as error:
             self._remember(worker.key, refused=error)
             raise
         worker.session = session
         session.when_lost(lambda: self._crashed(worker))
+        self._fill(worker)
+        self._next()  # its other slots
         return session
 
-    def _crashed(self, worker: _Worker) -> None:
+    def _fill(self, first: PooledWorker) -> None:
+        """Start, beside a worker that could be started, those that the version wants to be warm."""
+        there = sum(worker.key == first.key and worker.counts for worker in self._workers)
+        for _ in range(first.plan.spec.workers.min - there):
+            if len(self._workers) >= self._max_workers or self._closed:
+                return
+            worker = PooledWorker(first.key, first.host, first.plan, first.slots, taken=1)
+            self._workers.append(worker)
+            self._spawn(self._warm_up(worker))
+
+    async def _warm_up(self, worker: PooledWorker) -> None:
+        try:
+            await self._started(worker, None)
+        except MerError:  # whoever calls next starts one, and is told
+            pass
+        finally:
+            self._give_back(worker)
+
+    def _crashed(self, worker: PooledWorker) -> None:
         """A worker ended that nobody had ended: the next start waits a little longer each time."""
         if not worker.closing:
             self._remember(worker.key)
-            if not worker.used:
+            worker.worn = True
+            if not worker.taken:
                 self._end(worker)
+            self._next()  # who waits may have another one
 
     def _remember(self, key: Key, refused: MerError | None = None) -> None:
-        history = self._histories.setdefault(key, _History())
+        history = self._histories.setdefault(key, History())
         history.crashes += 1
         history.refused = refused
         history.not_before = self._clock() + (self._set_aside if refused else delay(history.crashes - 1))
 
-    def _give_back(self, worker: _Worker) -> None:
+    def _give_back(self, worker: PooledWorker) -> None:
         session = worker.session
-        if session is not None:
-            session.on_log = None
-        if self._closed or session is None or session.lost is not None:
-            self._end(worker)
-        elif session.busy:  # a cancelled request is still being stopped
-            self._spawn(self._settle(worker, session))
-        else:
-            history = self._histories.get(worker.key)
-            if history is not None and history.refused is None and self._clock() > history.not_before + self._set_aside:
-                del self._histories[worker.key]
-            self._rest(worker)
+        lost = self._closed or session is None or session.lost is not None
+        if not lost and session is not None and session.busy and worker.slots == 1:
+            self._spawn(self._settle(worker, session))  # a cancelled request is still being stopped
+            return
+        self._rest(worker, lost=lost)
 
-    async def _settle(self, worker: _Worker, session: Session) -> None:
+    async def _settle(self, worker: PooledWorker, session: Session) -> None:
         await session.settled()
-        if self._closed or session.lost is not None:
-            self._end(worker)
-        else:
-            self._rest(worker)
+        self._rest(worker, lost=self._closed or session.lost is not None)
 
-    def _rest(self, worker: _Worker) -> None:
-        worker.used = False
+    def _rest(self, worker: PooledWorker, *, lost: bool) -> None:
+        """Take a slot back."""
+        worker.taken -= 1
         worker.idle_since = self._clock()
+        if lost:
+            worker.worn = True
+        else:
+            self._forgive(worker.key)
+        if worker.worn and not worker.taken:
+            self._end(worker)
         self._next()
-        if not worker.used and self._timer is None:
+        if worker.idle and self._timer is None:
             self._set_timer()
+
+    def _forgive(self, key: Key) -> None:
+        """Forget the crashes of a key whose workers have been well for a while."""
+        history = self._histories.get(key)
+        if history is not None and history.refused is None and self._clock() > history.not_before + self._set_aside:
+            del self._histories[key]
 
     # --- the end of a worker
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        idle = [worker.idle_since for worker in self._workers if not worker.used and not worker.closing]
+        idle = [worker.idle_since for worker in self._spare()]
         self._timer = None
         if idle and not self._closed:
             self._timer = loop.call_later(max(0.0, min(idle) + self._idle_seconds - self._clock()), self._end_idle)
 
     def _end_idle(self) -> None:
         until = self._clock() - self._idle_seconds
-        for worker in list(self._workers):
-            if not worker.used and not worker.closing and worker.idle_since <= until:
+        for worker in self._spare():
+            if worker.idle_since <= until:
                 self._end(worker)
         self._set_timer()
 
-    def _end(self, worker: _Worker) -> None:
+    def _spare(self) -> list[PooledWorker]:
+        """Return the idle workers that their versions do not want to be kept, those idle longest first."""
+        kept: dict[Key, int] = {}
+        spare: list[PooledWorker] = []
+        for worker in sorted(self._workers, key=lambda worker: (worker.idle, -worker.idle_since)):
+            if not worker.counts:
+                continue
+            kept[worker.key] = kept.get(worker.key, 0) + 1
+            if worker.idle and kept[worker.key] > worker.plan.spec.workers.min:
+                spare.append(worker)
+        return spare[::-1]
+
+    def _end(self, worker: PooledWorker) -> None:
         if not worker.closing:
             worker.closing = True
             self._spawn(self._close(worker))
 
-    async def _close(self, worker: _Worker) -> None:
+    async def _close(self, worker: PooledWorker) -> None:
         try:
             if worker.starting is not None and not worker.starting.done():
                 worker.starting.cancel()
@@ -314,3 +354,7 @@ class Pool:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _key(host: Host, plan: WorkerPlan, owner: str | None) -> Key:
+    return host.name, plan.key, owner if plan.spec.stateful else None

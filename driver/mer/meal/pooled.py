@@ -1,0 +1,105 @@
+"""What a pool knows of one worker, of one version's past, and of one caller who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from mer.core.errors import MerError
+from mer.meal.calls import LogCallback
+from mer.meal.host import Host
+from mer.meal.plan import WorkerPlan
+from mer.meal.session import Session
+
+BATCHES_AHEAD = 2
+"""Slots of a batching worker, in batches: one is under way while the next one gathers."""
+
+Key = tuple[str, str, str | None]
+"""Host, plan, and the owner where the worker has a state."""
+
+
+def slots_of(plan: WorkerPlan) -> int:
+    """Return how many callers one worker of the plan may have at a time."""
+    spec = plan.spec
+    return spec.concurrency if spec.batch is None else BATCHES_AHEAD * spec.batch.max_size
+
+
+@dataclass(slots=True, eq=False)
+class PooledWorker:
+    """One worker, from before its start to its end."""
+
+    key: Key
+    host: Host
+    plan: WorkerPlan
+    slots: int
+    session: Session | None = None
+    """None while it starts."""
+    starting: asyncio.Task[Session] | None = None
+    taken: int = 0
+    """Slots in use."""
+    calls: int = 0
+    """Callers it has had."""
+    idle_since: float = 0.0
+    worn: bool = False
+    """It gets no further caller, and ends after the last one: it was lost, given up, or has had its number of calls."""
+    closing: bool = False
+    listeners: list[LogCallback | None] = field(default_factory=list)
+    """Those of its callers; the newest gets what is tied to no request."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is there and nobody has it."""
+        return not self.taken and not self.closing
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is, or will be, of use to further callers."""
+        return not (self.closing or self.worn)
+
+    @property
+    def free(self) -> int:
+        """How many more callers it takes, now or once it is loaded."""
+        if not self.counts or (self.session is not None and self.session.lost is not None):
+            return 0
+        most = self.plan.spec.limits.calls
+        left = self.slots if most is None else min(self.slots, self.taken + most - self.calls)
+        return left - self.taken
+
+    def take(self) -> None:
+        """Give a slot away."""
+        self.taken += 1
+        self.calls += 1
+        most = self.plan.spec.limits.calls
+        if most is not None and self.calls >= most:
+            self.worn = True
+
+    def listen(self, listener: LogCallback | None) -> None:
+        """Let a caller hear what is tied to no request."""
+        assert self.session is not None
+        self.listeners.append(listener)
+        self.session.on_log = listener
+
+    def ignore(self, listener: LogCallback | None) -> None:
+        """Let him hear no more; he who came before him does."""
+        if self.session is not None and listener in self.listeners:
+            self.listeners.remove(listener)
+            self.session.on_log = self.listeners[-1] if self.listeners else None
+
+
+@dataclass(slots=True)
+class History:
+    """What is remembered of a key that failed."""
+
+    crashes: int = 0
+    not_before: float = 0.0
+    refused: MerError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A caller in the queue."""
+
+    key: Key
+    host: Host
+    plan: WorkerPlan
+    turn: asyncio.Future[PooledWorker] = field(repr=False)
