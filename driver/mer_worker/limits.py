@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.05
 """How often it is looked. A model that fills memory as fast as the kernel gives it gets a few hundred MB in that time."""
 
 MOST_OF_TIME = 20
-"""A look that takes long, on a machine with many processes, is repeated after so many times as long: at most 5 % of a CPU."""
+"""Processes are counted again after so many times as long as that took, on a machine with many: at most 5 % of a CPU."""
 
 GRACE = 1.0
 """Seconds after each interrupt of a request that takes too long; after two the worker ends."""
@@ -41,6 +41,9 @@ SEND_SECONDS = 1.0
 
 ROOM_BYTES = 512 << 20
 """What a process may map beyond the memory limit, at least: stacks and arenas that are mapped and hardly touched."""
+
+_FILES_OF_OURS = 16
+"""Files beyond the limit, to tell that it was reached."""
 
 CPU_ROOM = 3
 """Seconds of CPU after which the kernel ends a worker that no interrupt has stopped."""
@@ -107,10 +110,21 @@ class Limits:
                 text = f"the model asked for more memory than its limit of {self.memory} bytes leaves: {step}"
                 return Failure("limit", "memory", text.rstrip(": "), traceback_of(error))
             if self.open_files is not None and isinstance(step, OSError) and step.errno == errno.EMFILE:
-                text = f"the model's limit is {self.open_files} open files: {step}"
-                return Failure("limit", "open-files", text, traceback_of(error))
+                return self._too_many_files(self.open_files, step, error)
             step = step.__cause__ or step.__context__
         return None
+
+    def _too_many_files(self, most: int, step: OSError, error: BaseException) -> Failure:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = soft + _FILES_OF_OURS
+        _lower(resource.RLIMIT_NOFILE, room if hard == resource.RLIM_INFINITY else min(room, hard))
+        try:  # a traceback reads the lines that it shows
+            text = f"the model has as many files open as its limit of {most} allows: {step}"
+            return Failure("limit", "open-files", text, traceback_of(error))
+        finally:
+            _lower(resource.RLIMIT_NOFILE, soft)
 
 
 class Watch:
@@ -135,16 +149,17 @@ class Watch:
 
     def loaded(self) -> None:
         """Say that what runs from now on are requests."""
+        if self._limits.cpu is not None:
+            self._tell_kernel(self._limits.cpu, [])
         self._loaded = True
 
     def _run(self) -> None:
         while True:
-            began = time.monotonic()
             try:
-                self._look(began)
+                self._look(time.monotonic())
             except OSError:  # a process that went while it was looked at
                 pass
-            time.sleep(max(LOOK_SECONDS, MOST_OF_TIME * (time.monotonic() - began)))
+            time.sleep(LOOK_SECONDS)
 
     def _look(self, now: float) -> None:
         limits = self._limits

@@ -1,0 +1,29 @@
+"""The wall limit of a run as the driver holds it: the worker does so itself, unless C code keeps Python's lock there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from mer.core.errors import DeadlineExceeded, RunTooLong, limit_exceeded
+
+BACKSTOP = 4.0
+"""Seconds after the limit: what a worker takes to interrupt a handler twice and to end itself (mer_worker.limits), and some."""
+
+
+@contextlib.contextmanager
+def within(wall_seconds: float | None, deadline: float | None, *, now: float) -> Iterator[float | None]:
+    """Give the deadline by which a run that begins `now` has to answer; if the limit set it, say so when it passes.
+
+    Raises:
+        RunTooLong
+    """
+    if wall_seconds is None or (deadline is not None and deadline <= now + wall_seconds + BACKSTOP):
+        yield deadline
+        return
+    try:
+        yield now + wall_seconds + BACKSTOP
+    except RunTooLong:
+        raise
+    except DeadlineExceeded as error:
+        raise limit_exceeded("wall", f"the run took longer than its limit of {wall_seconds:g} s") from error
