@@ -45,10 +45,14 @@ class TensorDigest(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
     bytes: int
     sha256: Digest | None
+    parts: int | None = None
+    """In how many parts it came; None where it came at once. Dtype and shape are then the first one's."""
 
     def body(self) -> dict[str, Json]:
         """Return it as it stands in a record."""
         known: dict[str, Json] = {"sha256": self.sha256} if self.sha256 else {}
+        if self.parts is not None:
+            known["parts"] = self.parts
         name = clean_text(self.name, limit=MAX_REFERENCE)
         return {"name": name, "dtype": self.dtype, "shape": list(self.shape), "bytes": self.bytes, **known}
 
@@ -138,10 +142,11 @@ class Bodies:
         timings: Timings | None = None,
         inputs: Sequence[TensorDigest] = (),
         outputs: Sequence[TensorDigest] = (),
+        parts: int | None = None,
         log: ModelLog | None = None,
         late: bool = False,
     ) -> str:
-        """How an invocation ended; `late` when it had been recorded as lost meanwhile."""
+        """How an invocation ended; `late` when it had been recorded as lost meanwhile. `parts` of a streamed answer."""
         facts: dict[str, Json] = {
             "invocation": invocation,
             "lease": lease,
@@ -155,6 +160,8 @@ class Bodies:
             facts["reason"] = reason(error)
         if timings is not None:
             facts["timings"] = timings.body()
+        if parts is not None:
+            facts["parts"] = parts
         if log is not None:
             facts["log"] = log.body()
         return self._body(RecordKind.LATE if late else RecordKind.FINISHED, at, actor, facts)

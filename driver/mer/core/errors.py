@@ -9,7 +9,7 @@
     ├── InputInvalid 65
     ├── NotFound 66
     │   ├── ServerNotFound, ModelNotFound, VersionNotFound, AliasNotFound
-    │   └── WeightsNotFound, PlacementNotFound, RecordNotFound, Retired
+    │   └── WeightsNotFound, PlacementNotFound, RecordNotFound, HandleUnknown, Retired
     ├── Unreachable 69
     │   ├── DatabaseUnreachable, ServerUnreachable
     │   └── FinishNotRecorded
@@ -138,6 +138,10 @@ class WeightsNotFound(NotFound):
 
 class PlacementNotFound(NotFound):
     """The model has no placement on that server."""
+
+
+class HandleUnknown(NotFound):
+    """Nothing is sealed under this handle: it was used, released or kept for too long, or its worker has ended."""
 
 
 class RecordNotFound(NotFound):

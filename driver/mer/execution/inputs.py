@@ -12,8 +12,8 @@ from mer_worker.dtypes import BYTES, JSON, NUMERIC
 from mer_worker.tensors import Buffer, Encoded, TensorError, encode
 
 
-def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:
-    """Return the inputs ready for the wire, checked against the specs.
+def encode_inputs(spec: VersionSpec, given: Mapping[str, Any], *, partial: bool = False) -> Encoded:
+    """Return the inputs ready for the wire, checked against the specs; `partial`: those that are missing come elsewhere.
 
     Where a spec asks for numbers, plain Python numbers and (nested) lists of them are converted to its dtype. An array
     is never converted: one of another dtype is refused, as silent rounding would be worse.
@@ -26,7 +26,12 @@ def encode_inputs(spec: VersionSpec, given: Mapping[str, Any]) -> Encoded:
         encoded = encode({name: _as_specified(specs.get(name), value) for name, value in given.items()})
     except TensorError as error:
         raise InputInvalid(str(error)) from error
-    check_fit(spec.inputs, {d.name: (d.dtype, d.shape) for d in encoded.descriptors})
+    wanted = [tensor for tensor in spec.inputs if tensor.name in given] if partial else spec.inputs
+    if partial and spec.inputs and not wanted:
+        if unknown := sorted(set(given) - set(specs)):
+            raise InputInvalid(f"input {unknown[0]!r} is not one of this model's: {', '.join(sorted(specs))}")
+        return encoded
+    check_fit(wanted, {d.name: (d.dtype, d.shape) for d in encoded.descriptors})
     return encoded
 
 

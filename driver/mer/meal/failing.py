@@ -6,6 +6,7 @@ from mer.core.errors import (
     Busy,
     ContentMissing,
     DigestMismatch,
+    HandleUnknown,
     InputInvalid,
     Interrupted,
     MerError,
@@ -22,6 +23,10 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
     match kind:
         case "cancelled":
             return Interrupted("the request was cancelled")
+        case "input" if code == "no-handle":
+            return HandleUnknown(message)
+        case "input" if code == "answers-in-parts":
+            return InputInvalid(message, hint="`stream` in place of `infer` or `run` gives them one after the other")
         case "input":
             return InputInvalid(message)
         case "load" if code == "weights-missing":

@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 
-from mer.core.errors import Busy, MerError, WorkerLost
+from mer.core.errors import Busy, HandleUnknown, MerError, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WeightFile, WorkerPlan
@@ -69,18 +69,21 @@ class Pool:
         owner: str | None = None,
         on_log: LogCallback | None = None,
         timings: MutableMapping[str, int] | None = None,
+        session: Session | None = None,
     ) -> AsyncIterator[Session]:
         """Give a worker with this version loaded, warm or started now: a slot of it, which is for the caller alone.
 
-        `owner` is whose state a stateful worker keeps. `timings` gets `queue_us` and `start_us`.
+        `owner` is whose state a stateful worker keeps. `timings` gets `queue_us` and `start_us`. With `session` it is the
+        worker of that conversation and no other.
 
         Raises:
             Busy: too many wait already.
+            HandleUnknown: the worker of that conversation has ended.
             MerError: the worker could not be started (mer.meal.starting), now or a moment ago.
         """
         began = self._clock()
         key = _key(host, plan, owner)
-        worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future()))
+        worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future(), session))
         queued = self._clock()
         try:
             session = worker.session
@@ -94,6 +97,24 @@ class Pool:
         finally:
             worker.ignore(on_log)
             self._give_back(worker)
+
+    def hold(self, session: Session) -> None:
+        """Keep a worker from ending for want of callers: something is sealed there. `let_go` as often as this."""
+        for worker in self._workers:
+            if worker.session is session:
+                worker.held += 1
+
+    def let_go(self, session: Session) -> None:
+        """Let a worker end again: what was sealed there was run or released."""
+        for worker in self._workers:
+            if worker.session is session:
+                worker.held -= 1
+                worker.idle_since = self._clock()
+                if worker.worn and worker.idle:
+                    self._end(worker)
+                elif worker.idle and self._timer is None:
+                    self._set_timer()
+        self._next()
 
     def require_room(self) -> None:
         """Raise Busy where as many wait for a worker as may: asked before a call is put on record as started."""
@@ -163,6 +184,9 @@ class Pool:
                 self._waiting.remove(waiter)
                 waiter.turn.set_exception(error)
                 continue
+            if waiter.session is not None:
+                self._next_of(waiter, waiter.session)
+                continue
             found = self._free(waiter.key)
             if found is None and coming.get(waiter.key, 0) > 0:
                 coming[waiter.key] -= 1
@@ -179,6 +203,18 @@ class Pool:
                 ending -= 1  # the room of a worker that ends is his
                 if ending < 0:
                     self._make_room()
+
+    def _next_of(self, waiter: Waiter, session: Session) -> None:
+        """Give a caller the very worker that he needs, once it is free."""
+        found = next((worker for worker in self._workers if worker.session is session and not worker.closing), None)
+        if found is None or session.lost is not None:
+            why = "it was not used any more" if session.lost is None else session.lost.message
+            self._waiting.remove(waiter)
+            waiter.turn.set_exception(HandleUnknown(f"the worker that had the sealed inputs has ended: {why}"))
+        elif found.taken < found.slots:  # also one that is worn: what was sealed is nowhere else
+            found.take()
+            self._waiting.remove(waiter)
+            waiter.turn.set_result(found)
 
     def _check(self, key: Key) -> None:
         if self._closed:
@@ -294,7 +330,7 @@ class Pool:
             worker.worn = True
         else:
             self._forgive(worker.key)
-        if worker.worn and not worker.taken:
+        if worker.worn and not worker.taken and (lost or not worker.held):
             self._end(worker)
         self._next()
         if worker.idle and self._timer is None:

@@ -37,6 +37,8 @@ class PooledWorker:
     starting: asyncio.Task[Session] | None = None
     taken: int = 0
     """Slots in use."""
+    held: int = 0
+    """Sealed inputs that wait there for their run: it does not end for want of callers meanwhile."""
     calls: int = 0
     """Callers it has had."""
     idle_since: float = 0.0
@@ -49,7 +51,7 @@ class PooledWorker:
     @property
     def idle(self) -> bool:
         """Whether it is there and nobody has it."""
-        return not self.taken and not self.closing
+        return not self.taken and not self.held and not self.closing
 
     @property
     def counts(self) -> bool:
@@ -103,3 +105,5 @@ class Waiter:
     host: Host
     plan: WorkerPlan
     turn: asyncio.Future[PooledWorker] = field(repr=False)
+    session: Session | None = None
+    """Whose worker it has to be; None: any of the key."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from mer.core.errors import HandleUnknown, MerError, ProtocolViolation, UsageError
 from mer.meal.calls import LogCallback
 from mer.meal.host import Bytes
 from mer.meal.session import Session
-from mer.meal.streams import flagged
+from mer.meal.streams import Message, flagged, milliseconds
 from mer_worker.tensors import Encoded
 from mer_worker.wire import Flag, Frame, Kind, WireError, frame
 
@@ -26,18 +26,29 @@ MOST_SEAL_SECONDS = 600.0
 MAX_HANDLE_BYTES = 64
 
 
+class Holder(Protocol):
+    """Who has sealed inputs: the conversation with a worker, or a handler in this very process."""
+
+    @property
+    def lost(self) -> MerError | None:
+        """Why it has nothing any more; None while it can have something."""
+
+
 class Handle:
     """Sealed inputs: for one use, with the worker that has them."""
 
-    __slots__ = ("_forgetting", "_gone", "_session", "_text", "_timer")
+    __slots__ = ("_forgetting", "_gone", "_release", "_text", "_timer", "holder")
 
-    def __init__(self, session: Session, text: str, seconds: float) -> None:
-        self._session = session
+    def __init__(
+        self, holder: Holder, text: str, seconds: float, release: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Stand for what `holder` has under `text`, until `release` was called after so many seconds."""
+        self.holder = holder
         self._text = text
         self._gone = False
-        loop = asyncio.get_running_loop()
+        self._release = release
         self._forgetting: asyncio.Task[None] | None = None
-        self._timer = loop.call_later(seconds, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def __repr__(self) -> str:
         return f"<{self._text}{', gone' if self.gone else ''}>"
@@ -45,26 +56,32 @@ class Handle:
     @property
     def gone(self) -> bool:
         """Whether nothing is sealed under it any more."""
-        return self._gone or self._session.lost is not None
+        return self._gone or self.holder.lost is not None
 
-    @property
-    def session(self) -> Session:
-        """The conversation with the worker that has the inputs."""
-        return self._session
-
-    def use(self) -> str:
+    def use(self, holder: Holder) -> str:
         """Return its text on the wire, once.
 
         Raises:
-            HandleUnknown: it was used or released before, its time is over, or its worker has ended.
+            HandleUnknown: it was used or released before, its time is over, its worker has ended, or another has it.
         """
-        if self._session.lost is not None:
-            raise HandleUnknown(f"the worker that had the sealed inputs has ended: {self._session.lost.message}")
+        if self.holder.lost is not None:
+            raise HandleUnknown(f"the worker that had the sealed inputs has ended: {self.holder.lost.message}")
+        if self.holder is not holder:
+            raise HandleUnknown("another model has the sealed inputs")
         if self._gone:
             raise HandleUnknown
         self._gone = True
         self._timer.cancel()
         return self._text
+
+    async def release(self) -> None:
+        """Have them forgotten.
+
+        Raises:
+            HandleUnknown: as `use`.
+            WorkerLost: the worker ended.
+        """
+        await self._release(self.use(self.holder))
 
     def _expire(self) -> None:
         if not self.gone:
@@ -72,7 +89,7 @@ class Handle:
 
     async def _forget(self) -> None:
         try:
-            await release(self)
+            await self.release()
         except MerError:  # its worker ended meanwhile, or forgot it by itself
             pass
 
@@ -102,26 +119,23 @@ async def seal(
     answer = await session.ask(
         lambda request: encoded.message(Kind.SEAL, request, most=most), deadline=deadline, on_log=on_log
     )
-    return Handle(session, _text(answer), seconds)
+
+    async def release(text: str) -> None:
+        await session.ask(lambda request: (frame(Kind.RELEASE, {"handle": text}, request=request),))
+
+    return Handle(session, _text(answer), seconds, release)
 
 
-async def release(handle: Handle) -> None:
-    """Have the worker forget sealed inputs.
-
-    Raises:
-        HandleUnknown: nothing is sealed under this handle any more.
-    """
-    text = handle.use()
-    await handle.session.ask(lambda request: (frame(Kind.RELEASE, {"handle": text}, request=request),))
-
-
-def by_handle(handle: Handle, *, number: int = 0, meta: Mapping[str, Any] | None = None) -> Any:
-    """Return what makes the frame that runs sealed inputs, for Session.ask; the handle is used up by that.
+def by_handle(
+    session: Session, handle: Handle, *, meta: Mapping[str, Any] | None = None, deadline: float | None = None
+) -> Message:
+    """Return what makes the `infer` frame of sealed inputs; the handle is used up by that. `deadline` is loop time.
 
     Raises:
-        HandleUnknown: nothing is sealed under this handle any more.
+        HandleUnknown: nothing is sealed under this handle any more, or not there.
     """
-    fields: dict[str, Any] = {"handle": handle.use()}
+    number = milliseconds(deadline)
+    fields: dict[str, Any] = {"handle": handle.use(session)}
     if meta:
         fields["meta"] = meta
 

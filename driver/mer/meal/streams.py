@@ -179,6 +179,22 @@ class PartStream:
             self._session.abandon(self._request)
 
 
+def inference(
+    session: Session, encoded: Encoded, *, meta: Mapping[str, Any] | None = None, deadline: float | None = None
+) -> Message:
+    """Return what makes the `infer` frame of these inputs."""
+    assert session.peer is not None
+    most, number = session.peer.most_body, milliseconds(deadline)
+    return lambda request: encoded.message(Kind.INFER, request, number=number, meta=meta, most=most)
+
+
+def milliseconds(deadline: float | None) -> int:
+    """Return what is left until `deadline` (loop time), as a frame's number; 0 for none."""
+    if deadline is None:
+        return 0
+    return min(max(1, int(1e3 * (deadline - asyncio.get_running_loop().time()))), (1 << 32) - 1)
+
+
 async def encoded_parts(parts: InputParts) -> AsyncIterator[Encoded]:
     """Give input parts in the wire's form.
 
