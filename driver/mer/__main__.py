@@ -68,6 +68,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.audit.recorder import Recorder
     from mer.content.store import ContentStore
     from mer.core.records import ServerKind
+    from mer.core.trace import Trace
     from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
     from mer.execution.finishes import Finishes
@@ -75,6 +76,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.execution.leases import LeaseKeeper
     from mer.execution.ping import Ping
     from mer.execution.workplaces import Workplaces
+    from mer.faces.render.files import write_trace
     from mer.meal.local import LocalHost
     from mer.meal.pool import Pool
     from mer.registry.changes import Changes
@@ -101,6 +103,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(store, recorder, Journal(settings.state_folder / "journal"))
     pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
+    trace = Trace() if settings.trace else None
     executor = Executor(
         store=store,
         resolver=resolver,
@@ -111,11 +114,14 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         pool=pool,
         run_seconds=settings.run_seconds,
         record_model_log=settings.record_model_log,
+        trace=trace,
         monotonic=monotonic,
     )
     async with (
         contextlib.AsyncExitStack() as closing
     ):  # from the last to the first: what runs ends, then its end is recorded
+        if trace is not None and settings.trace is not None:
+            closing.callback(write_trace, settings.trace, trace)
         closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
         closing.push_async_callback(executor.close)

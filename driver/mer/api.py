@@ -15,6 +15,7 @@ from mer.core.errors import ConfigurationError, UsageError
 from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import check_name, parse_reference
 from mer.core.specs import VersionSpec
+from mer.core.trace import Trace
 from mer.dal.base import Store
 from mer.dal.paging import every
 from mer.execution.drivers import Drivers
@@ -99,11 +100,13 @@ class Mer:
         timeout: float | None = None,
         actor: Actor | None = None,
         on_log: LogCallback | None = None,
+        trace: Trace | None = None,
     ) -> Result:
         """Run one invocation of `name`, `name:3` or `name@alias`, with its records in the access log.
 
         `inputs` are numpy arrays, numbers and lists of them, str, bytes, JSON values or `mer_worker.tensors.Buffer`, by
-        name. `timeout` is in seconds, for all of it. `on_log` is called with what the model prints.
+        name. `timeout` is in seconds, for all of it. `on_log` is called with what the model prints. `trace`
+        gets what took how long (mer.core.trace).
 
         Raises:
             NotFound, InputInvalid, Busy, ContentError: nothing was started; the refusal is on record.
@@ -112,7 +115,7 @@ class Mer:
             UsageError: the timeout is not a finite number above 0.
         """
         return await self._executor.run(
-            reference, inputs or {}, actor=actor or self.actor, on=on, timeout=timeout, on_log=on_log
+            reference, inputs or {}, actor=actor or self.actor, on=on, timeout=timeout, on_log=on_log, trace=trace
         )
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:

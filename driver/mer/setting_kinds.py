@@ -28,6 +28,7 @@ class Kind(StrEnum):
     URL = "url"
     SWITCH = "switch"
     FOLDER = "folder"
+    FILE = "file"
     SECONDS = "seconds"
     COUNT = "count"
     LEVEL = "level"
@@ -109,6 +110,10 @@ def _folder(value: object) -> Path:
     return path
 
 
+def _file(value: object) -> Path:
+    return Path(_text(value)).expanduser()  # relative: that of the shell in which it was typed
+
+
 def _seconds(value: object) -> float:
     try:
         seconds = float(str(value))
@@ -139,6 +144,7 @@ _READERS: Mapping[Kind, Callable[[object], Any]] = {
     Kind.URL: _url,
     Kind.SWITCH: _switch,
     Kind.FOLDER: _folder,
+    Kind.FILE: _file,
     Kind.SECONDS: _seconds,
     Kind.COUNT: _count,
     Kind.LEVEL: _level,

@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float = 300.0
     max_workers: int = 8
     record_model_log: bool = True
+    trace: Path | None = None
     log_level: str = "warning"
     origins: dict[str, str] = {}
     """Name to where the value came from; what is missing is a default."""
@@ -244,6 +245,13 @@ SETTINGS: tuple[Setting, ...] = (
         variable="MER_RECORD_MODEL_LOG",
         kind=Kind.SWITCH,
         explanation="Whether the end of what a model prints is kept with the record of its invocation.",
+    ),
+    Setting(
+        name="trace",
+        variable="MER_TRACE",
+        kind=Kind.FILE,
+        explanation="A file that gets a trace of every run of this process, for ui.perfetto.dev, when it ends.",
+        default_words="none",
     ),
     Setting(
         name="log_level",

@@ -66,12 +66,12 @@ class Pulse:
         told = [
             {"request": request, "milliseconds": int(1e3 * (now - since))} for request, since in running[:_MOST_TOLD]
         ]
-        fields: dict[str, object] = {}
+        fields: dict[str, object] = {"clock": int(1e6 * now)}
         if told:
             fields["busy"] = told[0]
         if self.several is not None:
             fields["running"] = told
-        return pack(Kind.PONG, dump(fields) if fields else b"", request=ping.request)
+        return pack(Kind.PONG, dump(fields), request=ping.request)
 
 
 class Listener:

@@ -478,6 +478,8 @@ async function release(frame) {
   return { fields: {} };
 }
 
+const clock = () => Math.round(1e3 * performance.now());
+
 const inParts = (outputs) =>
   Boolean(outputs?.[Symbol.asyncIterator]) || (typeof outputs?.next === "function" && Boolean(outputs[Symbol.iterator]));
 
@@ -488,10 +490,16 @@ async function infer(frame, own) {
   const { values, meta } = frame.flags & FLAG.handle ? taken(fields) : decode(fields, frame);
   const { signal } = own.abort;
   signal.addEventListener("abort", () => flow.wake());
+  const began = clock();
   const outputs = await model(values, {
     request: own.request, meta: fields.meta ?? meta, signal, tensor, inputs: flow.inputs(signal),
   });
-  if (!inParts(outputs)) return encode(outputs);
+  if (!inParts(outputs)) {
+    if (meta["mer.trace"] !== true) return encode(outputs);
+    const ran = clock(), answer = encode(outputs);
+    answer.fields.meta = { "mer.trace": [["run", began, ran], ["write", ran, clock()]] };
+    return answer;
+  }
   if (!flow.stream) throw new Failure("input", "answers-in-parts", "this model answers in parts: ask for a stream");
   const parts = outputs[Symbol.asyncIterator]?.() ?? outputs;
   try {
@@ -543,7 +551,7 @@ function take(frame) {
   else if (kind === KIND.cancel) cancel(request);
   else if (kind === KIND.ping) {
     const busy = turn && { request: Number(turn.request), milliseconds: Math.floor(performance.now() - turn.since) };
-    send(KIND.pong, { request, fields: busy && { busy } });
+    send(KIND.pong, { request, fields: { clock: clock(), ...(busy && { busy }) } });
   } else if (kind === KIND.shutdown) process.exit(0);
   else sendError(request, { kind: "protocol", code: "unknown-kind", message: `this worker takes no frames of kind ${kind}` });
   next();
@@ -607,7 +615,7 @@ write(PREAMBLE);
 send(KIND.hello, {
   fields: {
     protocol: { min: VERSION, max: VERSION },
-    capabilities: ["in-band", "templates", "stream", "seal"],
+    capabilities: ["in-band", "templates", "stream", "seal", "trace"],
     limits: { head: CAP.head, body: CAP.body },
     runners: ["javascript"],
     pid: process.pid,

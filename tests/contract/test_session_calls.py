@@ -269,3 +269,16 @@ class TestTheEnd:
             with pytest.raises(InputInvalid, match="meta"):
                 await asked.infer(encode({}), meta={"x": "y" * 17_000})
             assert await do(asked) == {}
+
+
+async def test_a_worker_that_traces_tells_its_steps_by_its_clock(peer: Peer, tmp_path: Path) -> None:
+    async with session(peer, tmp_path) as asked:
+        if "trace" not in asked.hello["capabilities"]:
+            pytest.skip("this worker does not trace")
+        reply = await asked.infer(doing({"sleep": 0.1}), meta={"mer.trace": True})
+        steps = {name: (begin, end) for name, begin, end in reply.meta["mer.trace"]}
+        began, ended = steps["run"]
+        assert 90_000 < ended - began < 20_000_000
+        ahead = await asked.clock(seconds=20)
+        assert ahead is not None
+        assert began <= ended <= time.monotonic_ns() // 1000 + ahead + 1_000_000

@@ -163,7 +163,7 @@ class TestRequests:
             worker.control(Kind.PING, 7)
             pong = await worker.next()
             assert isinstance(pong, Frame)
-            assert (pong.kind, pong.request, pong.fields()) == (Kind.PONG, 7, {})
+            assert (pong.kind, pong.request, pong.fields()) == (Kind.PONG, 7, {"clock": pong.fields()["clock"]})
             worker.say(asked(2, {"do": {"sleep": 30}}))
             await asyncio.sleep(0.3)
             worker.control(Kind.PING, 1 << 63)

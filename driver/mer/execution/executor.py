@@ -28,7 +28,9 @@ from mer.core.identifiers import uuid7
 from mer.core.records import InvocationId, LeaseId, Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
+from mer.core.trace import CURRENT, Trace, span, traced
 from mer.dal.base import Store
+from mer.execution import tracing
 from mer.execution.digests import digests
 from mer.execution.finishes import Finishes
 from mer.execution.inputs import encode_inputs
@@ -84,6 +86,7 @@ class Executor:
         pool: Pool,
         run_seconds: float | None,
         record_model_log: bool,
+        trace: Trace | None,
         monotonic: Callable[[], float],
     ) -> None:
         self._store = store
@@ -95,6 +98,7 @@ class Executor:
         self._pool = pool
         self._run_seconds = run_seconds
         self._record_model_log = record_model_log
+        self._trace = trace
         self._monotonic = monotonic
         self._open: dict[InvocationId, asyncio.Future[None]] = {}
         """What was started and has not ended yet."""
@@ -118,10 +122,29 @@ class Executor:
         on: str | None = None,
         timeout: float | None = None,
         on_log: LogCallback | None = None,
+        trace: Trace | None = None,
     ) -> Result:
         """Run one invocation (see `Mer.run`)."""
+        trace = trace or self._trace
+        if trace is None:
+            return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=on_log)
+        with traced(trace, reference) as lane:
+            listener = on_log if lane is None else tracing.marking(lane, on_log)
+            return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=listener)
+
+    async def _run(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any],
+        *,
+        actor: Actor,
+        on: str | None,
+        timeout: float | None,
+        on_log: LogCallback | None,
+    ) -> Result:
         began, timeout = self._monotonic(), check_timeout(timeout)
-        prepared = await self._prepare(reference, inputs, actor=actor, on=on)
+        with span("prepare"):
+            prepared = await self._prepare(reference, inputs, actor=actor, on=on)
         timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
         deadline = None if timeout is None else began + timeout
         started = await self._start(prepared, actor, on_log)
@@ -194,7 +217,8 @@ class Executor:
             body = bodies.started(
                 at=self._recorder.now(), actor=actor, lease=lease, invocation=invocation, subject=prepared.subject
             )
-            await self._recorder.append(body)
+            with span("record started"):
+                await self._recorder.append(body)
         except BaseException:
             self._leases.give_up(invocation)  # whether it became durable nobody knows
             raise
@@ -213,6 +237,8 @@ class Executor:
             worker = self._pool.worker(
                 prepared.workplace.host, prepared.workplace.plan, owner=self._owner, on_log=on_log, timings=took
             )
+            lane = CURRENT.get()
+            asked = 0 if lane is None else lane.now()
             try:
                 async with asyncio.timeout_at(deadline) as patience:
                     session = await stack.enter_async_context(worker)
@@ -221,8 +247,15 @@ class Executor:
                 if not patience.expired():
                     raise
                 raise DeadlineExceeded("the deadline passed before a worker was ready") from error
+            if lane is not None:
+                queued = asked + timings.queue_us
+                lane.add("queue", asked, queued)
+                lane.add("worker", queued, queued + timings.start_us)
             sent = self._monotonic()
-            reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+            if lane is None:
+                reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+            else:
+                reply = await tracing.infer(session, lane, prepared.encoded, deadline=deadline, on_log=on_log)
             timings.run_us = reply.run_us
             timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
             return reply
@@ -259,7 +292,8 @@ class Executor:
         prepared = started.prepared
         outputs: list[TensorDigest] = []
         if reply is not None:
-            outputs = await asyncio.to_thread(digests, reply.descriptors, reply.segments)
+            with span("digests of outputs"):
+                outputs = await asyncio.to_thread(digests, reply.descriptors, reply.segments)
         bodies = await self._recorder.bodies()
         body = bodies.finished(
             at=self._recorder.now(),
@@ -274,7 +308,8 @@ class Executor:
             outputs=outputs,
             log=started.printed.end(),
         )
-        return await self._finishes.record(prepared.invocation, body)
+        with span("record finished"):
+            return await self._finishes.record(prepared.invocation, body)
 
 
 def _outcome(error: BaseException) -> Outcome:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from mer.core.errors import DeadlineExceeded, MerError
-from mer_worker.wire import Frame, Kind, pack
+from mer_worker.wire import Frame, Kind, WireError, pack
 
 
 class Pings:
@@ -24,18 +25,35 @@ class Pings:
             DeadlineExceeded: there was none within `seconds`.
             MerError: what `fail` was given.
         """
+        return (await self._ask(write, seconds))[1]
+
+    async def clock(self, write: Callable[[bytes], object], *, seconds: float) -> int | None:
+        """Return how far the worker's clock is ahead of this one, microseconds, within half a round trip.
+
+        None: it does not tell its clock. Raises: as `ask`.
+        """
+        before = time.monotonic_ns()
+        pong, _ = await self._ask(write, seconds)
+        middle = (before + time.monotonic_ns()) // 2000
+        try:
+            told = pong.fields().get("clock")
+        except WireError:  # a clock is worth no worker
+            return None
+        return told - middle if isinstance(told, int) else None
+
+    async def _ask(self, write: Callable[[bytes], object], seconds: float) -> tuple[Frame, float]:
         self._last = number = self._last + 1
         future = self._waiting[number] = self._loop.create_future()
         began = self._loop.time()
         write(pack(Kind.PING, request=number))
         try:
             async with asyncio.timeout(seconds):
-                await future
+                pong = await future
         except TimeoutError:
             raise DeadlineExceeded(f"the worker did not answer a ping within {seconds:g} s") from None
         finally:
             self._waiting.pop(number, None)
-        return self._loop.time() - began
+        return pong, self._loop.time() - began
 
     def take(self, pong: Frame) -> None:
         """Answer the ping that it is for."""

@@ -72,7 +72,7 @@ class Session:
 
     def __init__(self, stream: Stream, *, arrays: str = "numpy", on_log: LogCallback | None = None) -> None:
         self.arrays = arrays
-        """What replies hold: `numpy` arrays or `buffer`s."""
+        """What replies hold: `numpy` arrays, `buffer`s, or tensors of `torch`."""
         self.peer: Peer | None = None
         """What the worker said of itself; None until its hello has come."""
         self._loop = asyncio.get_running_loop()
@@ -261,6 +261,15 @@ class Session:
         if self._lost is not None:
             raise self._lost_again()
         return await self._pings.ask((self._stream.control or self._stream).write, seconds=seconds)
+
+    async def clock(self, *, seconds: float) -> int | None:
+        """Return how far the worker's clock is ahead of this one's monotonic, microseconds; None: it does not tell.
+
+        Raises: as `ping`.
+        """
+        if self._lost is not None:
+            raise self._lost_again()
+        return await self._pings.clock((self._stream.control or self._stream).write, seconds=seconds)
 
     def cancel(self, request: int) -> None:
         """Ask the worker to stop a request; the call ends with its outcome."""

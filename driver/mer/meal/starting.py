@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mer.core.errors import DeadlineExceeded, MerError, WorkerLost
+from mer.core.trace import span
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
@@ -41,7 +42,8 @@ async def start_once(
     left = max(0.0, deadline - asyncio.get_running_loop().time())
     session = await Session.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
     try:
-        await session.load(plan.fields(), deadline=deadline, on_log=on_log)
+        with span("load"):
+            await session.load(plan.fields(), deadline=deadline, on_log=on_log)
     except BaseException:
         await asyncio.shield(session.close(grace=0.0))
         raise

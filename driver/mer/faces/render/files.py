@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mer.core.errors import ContentUnwritable, MerError
+from mer.core.trace import Trace
 
 
 @contextlib.contextmanager
@@ -35,6 +36,12 @@ def written(path: Path) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         raise ContentUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_trace(path: Path, trace: Trace) -> None:
+    """Write a trace. Raises: as `written`."""
+    with written(path) as file:
+        file.write(trace.document())
 
 
 def _mode(path: Path) -> int | None:

@@ -1,0 +1,138 @@
+"""Traces: when each step of an invocation began and ended, in the driver and in the worker, for Perfetto and its like.
+
+The form is Chrome's trace events
+(https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU): complete events (`X`) of a begin and a
+duration, and instants (`i`), in microseconds. Where nobody traces, a `span` is a look at a context variable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+MAX_EVENTS = 200_000
+"""Of one trace, some 30 MB: a whole evening's session, and no memory without end. What comes after is counted."""
+
+MAX_WORDS = 500
+"""Characters of a text that an event shows."""
+
+META = "mer.trace"
+"""The key of a request's meta that asks a worker for its spans, and of the result's that has them (docs/wire.md)."""
+
+_PLAIN = contextlib.nullcontext()
+
+
+def _microseconds() -> int:
+    return time.monotonic_ns() // 1000
+
+
+class Trace:
+    """Events of one or more invocations."""
+
+    def __init__(self, *, clock: Callable[[], int] = _microseconds) -> None:
+        """Begin now; `clock` gives microseconds that only rise."""
+        self.clock = clock
+        self._origin = clock()
+        self._events: list[dict[str, Any]] = []
+        self._dropped = 0
+        self._lanes = 0
+        self._named: set[tuple[int, int]] = set()
+
+    def lane(self, name: str) -> Lane:
+        """Begin a line of its own for an invocation: those that run at the same time do not cover each other."""
+        self._lanes += 1
+        return Lane(self, self._lanes, name)
+
+    def document(self) -> bytes:
+        """Return the whole as a file has it: JSON."""
+        told: dict[str, Any] = {"traceEvents": self._events, "displayTimeUnit": "ms"}
+        if self._dropped:
+            told["otherData"] = {"dropped events": self._dropped}
+        return msgspec.json.encode(told)
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Keep an event, whose `ts` is by the clock."""
+        if len(self._events) >= MAX_EVENTS:
+            self._dropped += 1
+            return
+        event["ts"] = max(0, event["ts"] - self._origin)
+        self._events.append(event)
+
+    def name(self, pid: int, process: str, lane: int, words: str) -> None:
+        """Say, once, what a process and one of its lines are called."""
+        if (pid, lane) not in self._named:
+            self._named.add((pid, lane))
+            for kind, text in (("process_name", process), ("thread_name", words)):
+                self.add({"name": kind, "ph": "M", "ts": 0, "pid": pid, "tid": lane, "args": {"name": text}})
+
+
+class Lane:
+    """The line of one invocation, in the driver's process and in its worker's."""
+
+    def __init__(self, trace: Trace, number: int, name: str) -> None:
+        self.trace = trace
+        self._number = number
+        self._name = name[:MAX_WORDS]
+        self._pid = os.getpid()
+        trace.name(self._pid, "mer", number, self._name)
+
+    def now(self) -> int:
+        """Return the clock's microseconds."""
+        return self.trace.clock()
+
+    def add(self, name: str, begin: int, end: int, *, worker: int | None = None, **args: object) -> None:
+        """Say that a step lasted from `begin` to `end`, microseconds by the clock, here or in the worker of that pid."""
+        if worker is not None:
+            self.trace.name(worker, "worker", self._number, self._name)
+        pid = self._pid if worker is None else worker
+        event = {"name": name, "cat": "mer", "ph": "X", "ts": begin, "dur": max(0, end - begin), "pid": pid}
+        self.trace.add({**event, "tid": self._number, "args": args})
+
+    def mark(self, name: str, **args: object) -> None:
+        """Say that something has just happened."""
+        shown = {key: value[:MAX_WORDS] if isinstance(value, str) else value for key, value in args.items()}
+        event = {"name": name, "cat": "mer", "ph": "i", "s": "t", "ts": self.now(), "pid": self._pid}
+        self.trace.add({**event, "tid": self._number, "args": shown})
+
+    @contextlib.contextmanager
+    def span(self, name: str, **args: object) -> Iterator[None]:
+        """Say how long the block took, and whether it failed."""
+        begin = self.now()
+        try:
+            yield
+        except BaseException as error:
+            args["error"] = type(error).__name__
+            raise
+        finally:
+            self.add(name, begin, self.now(), **args)
+
+
+CURRENT: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("mer.trace", default=None)
+"""The lane of the invocation that this task works for; tasks that it starts inherit it (docs/decisions/32-traces.md)."""
+
+
+def span(name: str, **args: object) -> contextlib.AbstractContextManager[None]:
+    """Say how long the block took, if somebody traces."""
+    lane = CURRENT.get()
+    return _PLAIN if lane is None else lane.span(name, **args)
+
+
+@contextlib.contextmanager
+def traced(trace: Trace | None, name: str) -> Iterator[Lane | None]:
+    """Trace all that the block does as one invocation; nothing without a trace."""
+    if trace is None:
+        yield None
+        return
+    lane = trace.lane(name)
+    token = CURRENT.set(lane)
+    try:
+        with lane.span("invocation", reference=name):
+            yield lane
+    finally:
+        CURRENT.reset(token)

@@ -1,0 +1,76 @@
+"""One call to a worker, traced: its spans there, by its own clock, on the same line as those of this side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mer.core.errors import DeadlineExceeded
+from mer.core.trace import META, Lane
+from mer.meal.calls import LogCallback
+from mer.meal.session import Reply, Session
+from mer_worker.tensors import Encoded
+
+CAPABILITY = "trace"
+
+MOST_SPANS = 64
+"""That a worker's answer is believed to have: ours tells three."""
+
+_CLOCK_SECONDS = 1.0
+"""What a worker gets to tell its clock, after the call: without it the middle of the call is taken."""
+
+
+async def infer(
+    session: Session, lane: Lane, encoded: Encoded, *, deadline: float | None, on_log: LogCallback | None
+) -> Reply:
+    """Run the model once (Session.infer), and add what took how long."""
+    able = CAPABILITY in session.hello.get("capabilities", ())
+    sent = lane.now()
+    try:
+        reply = await session.infer(encoded, meta={META: True} if able else None, deadline=deadline, on_log=on_log)
+    except BaseException as error:
+        lane.add("call", sent, lane.now(), error=type(error).__name__)
+        raise
+    came = lane.now()
+    lane.add("call", sent, came)
+    pid = session.hello.get("pid")
+    spans = _spans(reply.meta) if able else []
+    try:
+        # the clock is asked for only now: nothing of the call waits for it
+        ahead = await session.clock(seconds=_CLOCK_SECONDS) if spans else None
+    except DeadlineExceeded:
+        ahead = None
+    if ahead is None:
+        middle = (came - sent - reply.run_us) // 2
+        spans, ahead = [("run", sent + middle, came - middle)], 0
+    begin, end = came, sent
+    for name, began, ended in spans:
+        # the two clocks are known to half a round trip: what took place within the call is drawn within it
+        began, ended = (min(max(at - ahead, sent), came) for at in (began, ended))
+        begin, end = min(begin, began), max(end, ended)
+        lane.add(name, began, ended, worker=pid if isinstance(pid, int) else 0)
+    lane.add("request on its way", sent, begin, bytes=sum(map(len, encoded.segments)))
+    lane.add("answer on its way", end, came, bytes=sum(map(len, reply.segments)))
+    return reply
+
+
+def _spans(meta: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Return what a worker told, as far as it is what is meant."""
+    told = meta.get(META)
+    found: list[tuple[str, int, int]] = []
+    for one in told[:MOST_SPANS] if isinstance(told, list) else ():
+        match one:
+            case [str() as name, int() as began, int() as ended]:
+                found.append((name, began, ended))
+    return found
+
+
+def marking(lane: Lane, listener: LogCallback | None) -> LogCallback:
+    """Return a listener that marks in the trace what the model says, and passes it on."""
+
+    def mark(stream: str, level: str, text: bytes) -> None:
+        lane.mark("log", stream=stream, level=level, text=text.decode("utf-8", "replace"))
+        if listener is not None:
+            listener(stream, level, text)
+
+    return mark
