@@ -40,6 +40,13 @@ class Channel:
             if done:
                 self._rest(pieces, done + sum(map(len, pieces)))
 
+    def send_frame(self, frame: bytes) -> None:
+        """As `send`, for one small frame in one piece."""
+        with self._lock:
+            done = os.write(self._sink, frame)
+            if done != len(frame):
+                self._rest((frame,), done)
+
     def _rest(self, pieces: Sequence[Bytes], done: int) -> None:
         """Write what a partial write has left."""
         waiting = [memoryview(piece) for piece in pieces if len(piece)]

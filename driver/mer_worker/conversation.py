@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections import deque
 
-from mer_worker.wire import MAX_BODY_BYTES, agree, most_body
+from mer_worker.failures import Failure, error_frame, of_model
+from mer_worker.limits import Limits
+from mer_worker.shared import goes_shared, shares
+from mer_worker.templates import Incoming, Outgoing
+from mer_worker.wire import MAX_BODY_BYTES, Kind, WireError, agree, most_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, Union
 
     from mer_worker.channel import Channel
     from mer_worker.control import Ending, Pulse
     from mer_worker.interrupts import Interrupts
     from mer_worker.logs import Logs
+    from mer_worker.shared import Sharing
+    from mer_worker.source import QueueSource, StreamSource
+    from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
+
+    Bytes = Union[bytes, bytearray, memoryview]
+
+MOST_SET_ASIDE = 1024
+"""Frames that are kept while a request waits for its own: the requests of a patient driver, and then no more of them."""
+
+_OF_A_REQUEST = (Kind.PART, Kind.CREDIT)
 
 
 class Peer:
@@ -41,7 +55,22 @@ class Peer:
 class Conversation:
     """The frames of one driver, and the way to answer them."""
 
-    __slots__ = ("_frames", "_set_aside", "channel", "ending", "interrupts", "logs", "most_body", "peer", "pulse")
+    __slots__ = (
+        "_set_aside",
+        "channel",
+        "ending",
+        "incoming",
+        "interrupts",
+        "limits",
+        "logs",
+        "memory",
+        "most_body",
+        "outgoing",
+        "peer",
+        "pulse",
+        "shortcut",
+        "source",
+    )
 
     def __init__(self, channel: Channel, interrupts: Interrupts, pulse: Pulse, logs: Logs, ending: Ending) -> None:
         self.channel = channel
@@ -49,21 +78,68 @@ class Conversation:
         self.pulse = pulse
         self.logs = logs
         self.ending = ending
+        self.limits = Limits()
+        """What the version may use; the load frame says."""
         self.peer: Peer | None = None
         """None until its hello has come."""
         self.most_body = MAX_BODY_BYTES
         """Bytes of body that the driver takes."""
-        self._frames: Iterator[Frame] = iter(())
+        self.incoming = Incoming(Kind.INFER, "buffer", writable=False)
+        """Heads of requests that the driver has named."""
+        self.outgoing: Outgoing | None = None
+        """Names heads of results; None: the driver knows no templates. Only what the main thread sends may use it, since
+        frames with templates have to leave in the order in which they were made."""
+        self.source: Union[StreamSource, QueueSource]
+        """Where frames come from."""
+        self.shortcut: Callable[[StreamSource], None] | None = None
+        """Serves the commonest requests straight from the stream, and returns when something else has come."""
+        self.memory: Sharing | None = None
+        """Where large tensors travel; None: with their frames."""
         self._set_aside: deque[Frame] = deque()
 
     def greet(self, hello: Mapping[str, Any]) -> None:
         """Take the driver's hello. Raises: as Peer."""
         self.peer = Peer(hello)
         self.most_body = self.peer.most_body
+        if not shares(hello):
+            self.memory = None
+        if "templates" in self.peer.capabilities:
+            memory = self.memory
+            put, most = (None, 0) if memory is None else (memory.put, MAX_BODY_BYTES)
+            self.outgoing = Outgoing(Kind.RESULT, self.most_body, put=put, most_shared=most)
 
-    def follow(self, frames: Iterator[Frame]) -> None:
-        """Take frames from there."""
-        self._frames = frames
+    def message(
+        self,
+        encoded: Encoded,
+        kind: int,
+        request: int,
+        *,
+        number: int = 0,
+        meta: Mapping[str, Any] | None = None,
+        templates: Outgoing | None = None,
+    ) -> tuple[Bytes, ...]:
+        """Return a frame with tensors, in pieces; the large ones lie in shared memory, where there is some.
+
+        What a handler has made there by `context.empty` is not copied if nobody but `encoded` holds it any more.
+
+        Raises:
+            WireError: the head, the body or the meta is beyond its cap.
+        """
+        memory = self.memory
+        if memory is not None and goes_shared(encoded):
+            placed = memory.place(encoded)
+            return placed.message(
+                encoded, kind, request, number=number, meta=meta, most=self.most_body, templates=templates
+            )
+        return encoded.message(kind, request, number=number, meta=meta, most=self.most_body, templates=templates)
+
+    def stopped(self, request: int) -> Failure:
+        """Return why a request was interrupted: cancelled, or beyond a limit of the version."""
+        return self.limits.stopped(request)
+
+    def failed(self, error: BaseException) -> Failure:
+        """Return what the handler's error is: its own, or a limit that the kernel has held."""
+        return self.limits.refused(error) or of_model(error, "model", "in the handler")
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames to be served, in order, those that were set aside first; ends with the driver's end."""
@@ -71,15 +147,54 @@ class Conversation:
             if self._set_aside:
                 yield self._set_aside.popleft()
                 continue
-            received = next(self._frames, None)
+            source = self.source
+            if self.shortcut is not None and source.clear:
+                self.shortcut(source)  # type: ignore[arg-type]  # only a stream is ever clear
+            received = source.next()
             if received is None:
                 return
             yield received
 
-    def next_frame(self) -> Frame | None:
-        """Read the next frame while a request runs; None when the driver is gone. What is not for it is to be set aside."""
-        return next(self._frames, None)
+    def next_frame(self, request: int) -> Frame | None:
+        """Return the next part or credit of the request that runs; None when the driver is gone, or about to.
 
-    def set_aside(self, received: Frame) -> None:
-        """Keep a frame for when the request that runs is done."""
-        self._set_aside.append(received)
+        What is for others is set aside until that request is done. The wait, and nothing else, may be interrupted.
+
+        Raises:
+            WireError: what comes is no frame, or more than was asked for.
+        """
+        aside, interrupts, source = self._set_aside, self.interrupts, self.source
+        at = 0
+        while True:
+            while at < len(aside):
+                received = aside[at]
+                if received.request == request and received.kind in _OF_A_REQUEST:
+                    del aside[at]
+                    return received
+                if received.kind == Kind.SHUTDOWN or (received.kind == Kind.ERROR and not received.request):
+                    return None
+                at += 1
+            source.wait()
+            held = interrupts.hold()  # a frame that was read must not be lost
+            try:
+                following = source.next()
+                if following is not None:
+                    self._keep(following, request)
+            finally:
+                if held:
+                    interrupts.release()
+            if following is None:
+                return None
+
+    def _keep(self, received: Frame, running: int) -> None:
+        """Set a frame aside, if it is not one too many."""
+        kind, aside = received.kind, self._set_aside
+        if kind in _OF_A_REQUEST and received.request < running:
+            return  # of a request that is over
+        if len(aside) >= MOST_SET_ASIDE and kind in (Kind.INFER, Kind.SEAL):
+            failure = Failure("busy", "queue-full", f"{len(aside)} requests wait in this worker already")
+            self.channel.send(error_frame(failure, received.request))
+        elif len(aside) >= 4 * MOST_SET_ASIDE:
+            raise WireError(f"{len(aside)} frames wait: more were sent than were asked for")
+        elif kind != Kind.CANCEL:  # over a single stream, where another thread has taken it already
+            aside.append(received)

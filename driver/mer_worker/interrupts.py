@@ -41,12 +41,14 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._main = threading.main_thread().ident
-        self._running = 0
-        self._newest = 0
-        self._wanted: Optional[int] = None
-        self._open = False
+        self.running = 0
+        self.newest = 0
+        self.wanted: Optional[int] = None
+        self.open = False
+        """Whether the main thread is in the author's code, and may be interrupted there. Who serves the smallest requests
+        sets this and the three before by himself, as `begin` and `end` do."""
         self._held = False
-        self._early: set[int] = set()
+        self.beforehand: set[int] = set()
         self.several: Optional[Several] = None
         """Takes the cancels, where several requests run at once or are answered one by one."""
 
@@ -60,38 +62,44 @@ class Interrupts:
         Raises:
             Cancelled: it was cancelled before.
         """
-        self._newest = self._running = request
-        # looked at after `_newest` is set, and `cancel` does it the other way round: one of the two sees the other
-        if self._early:
-            cancelled = request in self._early
-            for over in tuple(self._early):  # a copy, made in one step: the other thread may add to it
+        self.newest = self.running = request
+        # looked at after `newest` is set, and `cancel` does it the other way round: one of the two sees the other
+        if self.beforehand:
+            cancelled = request in self.beforehand
+            for over in tuple(self.beforehand):  # a copy, made in one step: the other thread may add to it
                 if over <= request:
-                    self._early.discard(over)
+                    self.beforehand.discard(over)
             if cancelled:
-                self._running = 0
+                self.running = 0
                 raise Cancelled
-        self._open = True
+        self.open = True
+        self.look()
+
+    def look(self) -> None:
+        """Raise Cancelled if this request was cancelled just before it could be interrupted."""
+        if self.wanted == self.running:
+            self.raise_now()
 
     def early(self, requests: Collection[int]) -> Collection[int]:
         """Return those of the requests, which are about to begin together, that were cancelled before."""
-        self._newest = max(requests)
-        if not self._early:
+        self.newest = max(requests)
+        if not self.beforehand:
             return ()
-        found = {request for request in tuple(self._early) if request in requests}
-        for over in tuple(self._early):
-            if over <= self._newest:
-                self._early.discard(over)
+        found = {request for request in tuple(self.beforehand) if request in requests}
+        for over in tuple(self.beforehand):
+            if over <= self.newest:
+                self.beforehand.discard(over)
         return found
 
     def end(self) -> None:
         """Say that the handler is done: a cancel that comes now is too late."""
-        self._open = False
-        self._running = 0
+        self.open = False
+        self.running = 0
 
     def enter(self, request: int) -> None:
         """Say that a step of this request's handler runs in the main thread: it may be interrupted, as from `begin`."""
-        self._running = request
-        self._open = True
+        self.running = request
+        self.open = True
 
     def cancel(self, request: int) -> None:
         """Stop this request, or keep it from starting. Called by the listening thread, or by one that watches limits."""
@@ -102,10 +110,10 @@ class Interrupts:
 
     def interrupt(self, request: int) -> None:
         """Interrupt this request's handler in the main thread, or keep it from starting there."""
-        if request > self._newest and len(self._early) < _MOST_EARLY:
-            self._early.add(request)
-        if request == self._running and self._main is not None:
-            self._wanted = request
+        if request > self.newest and len(self.beforehand) < _MOST_EARLY:
+            self.beforehand.add(request)
+        if request == self.running and self._main is not None:
+            self.wanted = request
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def hold(self) -> bool:
@@ -125,13 +133,14 @@ class Interrupts:
             self.several.release()
             return
         self._held = False
-        if self._open and self._wanted == self._running:
-            self._raise()
+        if self.open and self.wanted == self.running:
+            self.raise_now()
 
     def _interrupt(self, _number: int, _frame: object) -> None:
-        if self._open and not self._held and self._wanted == self._running:
-            self._raise()
+        if self.open and not self._held and self.wanted == self.running:
+            self.raise_now()
 
-    def _raise(self) -> None:
-        self._wanted, self._open = None, False
+    def raise_now(self) -> None:
+        """Raise Cancelled, once for each cancel."""
+        self.wanted, self.open = None, False
         raise Cancelled

@@ -30,9 +30,9 @@ class Logs:
         self._streams: tuple[Any, ...] = ()
         self._heads: dict[tuple[str, str], bytes] = {}
         self.request = 0
-        self._left = 0
-        self._dropped = 0
-        self._used = False
+        self._taken = self._dropped = 0
+        self.used = False
+        """Whether there is something for `end` to do."""
         self.most = MAX_REQUEST_LOG_BYTES
         """Bytes that are kept of one request's prints."""
         self.several: Optional[Voices] = None
@@ -60,21 +60,20 @@ class Logs:
 
     def begin(self, request: int) -> None:
         """Tie what comes from now on to this request."""
-        self._left, self._dropped = self.most, 0
         self.request = request
 
     def end(self) -> None:
         """Send what the streams still hold, and say how much was dropped."""
-        if self._used:
+        if self.used:
             for stream in self._streams:
                 try:
                     stream.flush()
                 except (OSError, ValueError):  # the model closed it
                     pass
-            self._used = False
-        if self._dropped:
-            self._frame("stderr", f"… {self._dropped} bytes dropped\n".encode(), "")
-            self._dropped = 0
+            if self._dropped:
+                self._frame("stderr", f"… {self._dropped} bytes dropped\n".encode(), "")
+            self._taken = self._dropped = 0
+            self.used = False
         self.request = 0
 
     def write(self, stream: str, text: bytes, level: str = "") -> None:
@@ -86,12 +85,14 @@ class Logs:
             while text:
                 text = text[os.write(2, text) :]  # blocks only while the driver is behind; it always reads
             return
-        if self._left < len(text):
-            self._dropped += len(text) - self._left
-            text = text[: self._left]
+        self.used = True
+        left = self.most - self._taken
+        if left < len(text):
+            self._dropped += len(text) - max(left, 0)
+            text = text[: max(left, 0)]
             if not text:
                 return
-        self._left -= len(text)
+        self._taken += len(text)
         for start in range(0, len(text), MAX_LOG_FRAME_BYTES):
             self._frame(stream, text[start : start + MAX_LOG_FRAME_BYTES], level)
 
@@ -119,9 +120,13 @@ class Logs:
                 return descriptor
 
             def write(self, text: Any, /) -> Optional[int]:
-                logs._used = True
                 logs.write(name, bytes(text))
                 return len(text)
 
-        buffered = io.BufferedWriter(Raw(), 8192)
-        return io.TextIOWrapper(buffered, "utf-8", "backslashreplace", line_buffering=True)
+        class Buffered(io.BufferedWriter):
+            def write(self, text: Any, /) -> int:
+                logs.used = True  # the rest of a line waits here, and goes with the request's end
+                return super().write(text)
+
+        buffered = Buffered(Raw(), 8192)
+        return io.TextIOWrapper(buffered, "utf-8", "backslashreplace", line_buffering=True, write_through=True)

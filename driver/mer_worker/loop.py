@@ -6,14 +6,20 @@ import os
 import sys
 
 from mer_worker.channel import Channel
+from mer_worker.context import Context
 from mer_worker.control import Ending, Listener, Pulse
 from mer_worker.conversation import Conversation
 from mer_worker.failures import Failure, error_frame, of_model
 from mer_worker.interrupts import Cancelled, Interrupts
+from mer_worker.limits import Limits, Watch
 from mer_worker.logs import Logs
+from mer_worker.outputs import Outputs
 from mer_worker.runners import RUNNERS, Runner, load
 from mer_worker.serving import Serving, serving
 from mer_worker.serving.serial import Turn
+from mer_worker.shared import CAPABILITY as SHARED_MEMORY
+from mer_worker.shared import LAYOUT
+from mer_worker.source import QueueSource, StreamSource
 from mer_worker.wire import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -21,6 +27,7 @@ from mer_worker.wire import (
     PREAMBLE,
     VERSION,
     Decoder,
+    Flag,
     Frame,
     Kind,
     VersionMismatch,
@@ -30,15 +37,26 @@ from mer_worker.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Optional
+    from collections.abc import Mapping, Sequence
+    from typing import Optional, Union
+
+_NOT_WHOLE = Flag.MORE | Flag.HANDLE
 
 
 class Worker:
     """One conversation with one driver, and at most one loaded model."""
 
-    def __init__(self, source: int, sink: int, control: Optional[int], *, marker: str, scratch: str) -> None:
-        self._decoder = Decoder()
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        control: Optional[int],
+        *,
+        marker: str,
+        scratch: str,
+        memory: Optional[Sequence[int]] = None,
+    ) -> None:
+        """Speak over these descriptors; `memory` are those of two files that the driver has made to share."""
         self._source = source
         self._sink = sink
         self._control = control
@@ -46,6 +64,11 @@ class Worker:
         self._conversation = Conversation(
             channel, interrupts, Pulse(), Logs(channel, interrupts), Ending(marker, scratch)
         )
+        self._decoder = Decoder(templates=self._conversation.incoming)
+        self._memory: dict[str, object] = {}
+        """What the hello says of shared memory."""
+        if memory is not None:
+            self._map(memory)
         self._channel = channel
         self._turn = Turn(self._conversation)
         self._runner: Optional[Runner] = None
@@ -60,13 +83,12 @@ class Worker:
         hooks = [self._forked]
         os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
         try:
-            self._channel.send(PREAMBLE, frame(Kind.HELLO, _hello(inband=self._control is None)))
-            conversation.follow(self._frames())
-            for received in conversation.frames():
-                if received.kind == Kind.INFER and self._serving is not None:
-                    self._serving.infer(received)
-                elif not self._other(received):
-                    break
+            self._channel.send(PREAMBLE, frame(Kind.HELLO, _hello(self._memory, inband=self._control is None)))
+            conversation.source = self._open()
+            if self._converse():
+                drive = getattr(self._serving, "drive", None)
+                if drive is not None:
+                    drive(self._converse)  # the main thread is the model's; another one reads on
         except WireError as error:
             code = "version" if isinstance(error, VersionMismatch) else "bad-frame"
             self._channel.send(error_frame(Failure("protocol", code, str(error)), 0))
@@ -81,22 +103,51 @@ class Worker:
                 self._runner.close()
         return 0
 
-    def _frames(self) -> Iterator[Frame]:
+    def _converse(self) -> bool:
+        """Take frames until the conversation is over; True where it goes on, and what serves wants this thread."""
+        for received in self._conversation.frames():
+            if received.kind == Kind.INFER and self._serving is not None:
+                if received.flags & _NOT_WHOLE and Kind.SEAL not in self._serving.kinds:
+                    self._refuse_parts(received)
+                else:
+                    self._serving.infer(received)
+            elif not self._other(received):
+                return False
+            elif received.kind == Kind.LOAD and hasattr(self._serving, "drive"):
+                return True
+        return False
+
+    def _refuse_parts(self, received: Frame) -> None:
+        text = "a model that has several requests at once takes neither inputs in parts nor sealed ones"
+        self._channel.send(error_frame(Failure("input", "takes-whole-inputs", text), received.request))
+
+    def _open(self) -> Union[StreamSource, QueueSource]:
+        """Begin to listen, and return where the main thread's frames come from."""
         decoder, source, conversation = self._decoder, self._source, self._conversation
         interrupts, pulse, ending = conversation.interrupts, conversation.pulse, conversation.ending
         if self._control is not None:
-            Listener(self._control, Decoder(preamble=False), Channel(self._control), interrupts, pulse, ending).start()
-            while True:
-                count = os.readv(source, (decoder.buffer(),))
-                if not count:
-                    return
-                yield from decoder.received(count)
+            decoder, channel = Decoder(preamble=False), Channel(self._control)
+            listener = Listener(self._control, decoder, channel, interrupts, pulse, ending)
+            listener.tidy = None if conversation.memory is None else conversation.memory.tidy
+            listener.start()
+            return StreamSource(source, self._decoder)
         from queue import SimpleQueue
 
         waiting: SimpleQueue[Frame] = SimpleQueue()
         Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting).start()
-        while not self._is_fork:  # a fork has no listener, and would wait for ever
-            yield waiting.get()
+        return QueueSource(waiting, lambda: self._is_fork)  # a fork has no listener, and would wait for ever
+
+    def _map(self, descriptors: Sequence[int]) -> None:
+        try:
+            from mer_worker.memory import open_files  # not where the standard library lacks ctypes
+
+            self._conversation.memory = memory = open_files(descriptors)
+        except (ImportError, OSError, ValueError) as error:  # an address space that is limited, say
+            self._memory = {"refused": str(error)}
+        else:
+            self._decoder.claim = memory.claim
+            self._conversation.incoming.claim = memory.theirs.claim
+            self._memory = {"layout": LAYOUT}
 
     def _forked(self) -> None:
         """In a child that the model forks: the conversation is its parent's, which it would spoil by a word of its own.
@@ -133,6 +184,8 @@ class Worker:
             self._channel.send(error_frame(Failure("protocol", "not-loaded", "no model is loaded"), request))
         elif self._serving is not None and kind in self._serving.kinds:
             self._serving.take(received)
+        elif kind in (Kind.PART, Kind.CREDIT):
+            pass  # of a request that is over, or that was answered as a whole
         else:
             failure = Failure("protocol", "unknown-kind", f"this worker has no capability for frames of kind {kind}")
             self._channel.send(error_frame(failure, request))
@@ -146,32 +199,58 @@ class Worker:
             turn.start(request)
             try:
                 fields = received.fields()
+                watch = self._limit(fields.get("limits"))
                 self._runner = load(fields)
+                conversation = self._conversation
+                conversation.incoming.use(self._runner.arrays)
+                Context.of_process = Outputs(self._runner.arrays, conversation.memory, conversation.interrupts)
                 self._serving = serving(self._runner, self._conversation, fields)
                 self._conversation.logs.follow_logging()
             finally:
                 turn.stop()
+            if watch is not None:
+                watch.loaded()
         except WireError as error:
             self._channel.send(error_frame(Failure("protocol", "bad-load", str(error)), request))
         except Cancelled:
             turn.stop()  # it may have come on the way there
             self._channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled while loading"), request))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            self._channel.send(error_frame(of_model(error, "load", "while the model was loaded"), request))
+            failure = self._conversation.limits.refused(error) or of_model(error, "load", "while the model was loaded")
+            self._channel.send(error_frame(failure, request))
         else:
             self._channel.send(frame(Kind.RESULT, {}, request=request, number=turn.microseconds()))
 
+    def _limit(self, given: object) -> Optional[Watch]:
+        """Hold the version's limits from now on. Raises: WireError."""
+        if given is None:
+            return None
+        if type(given) is not dict:
+            raise WireError("limits are an object")
+        limits = self._conversation.limits = Limits(given)
+        limits.apply()
+        self._conversation.logs.most = limits.log_bytes
+        if not limits.watched:
+            return None
+        watch = Watch(limits, self._conversation)
+        watch.start()
+        return watch
 
-CAPABILITIES: tuple[str, ...] = ()
+
+CAPABILITIES: tuple[str, ...] = ("templates", "batch", "stream", "seal", "trace")
 """What this worker can do beyond the least (docs/wire.md, section 4)."""
 
 
-def _hello(*, inband: bool) -> dict[str, object]:
+def _hello(memory: Mapping[str, object], *, inband: bool) -> dict[str, object]:
+    capabilities = ["in-band" if inband else "control", *CAPABILITIES]
+    if "layout" in memory:
+        capabilities.append(SHARED_MEMORY)
     return {
         "protocol": {"min": OLDEST_VERSION, "max": VERSION},
-        "capabilities": ["in-band" if inband else "control", *CAPABILITIES],
+        "capabilities": capabilities,
         "limits": {"head": MAX_HEAD_BYTES, "body": MAX_BODY_BYTES},
         "runners": list(RUNNERS),
         "pid": os.getpid(),
         "python": ".".join(map(str, sys.version_info[:3])),
+        **({"memory": memory} if memory else {}),
     }

@@ -14,7 +14,6 @@ from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, se
 from mer_worker.torch_views import is_tensor, to_wire, view
 from mer_worker.wire import (
     ALIGNMENT,
-    HEADER,
     MAX_BODY_BYTES,
     MAX_JSON_BYTES,
     MAX_TEXTS,
@@ -29,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Union
+
+    from mer_worker.templates import Outgoing
 
     Bytes = Union[bytes, bytearray, memoryview]
 
@@ -104,23 +105,32 @@ class Encoded:
         number: int = 0,
         meta: Mapping[str, Any] | None = None,
         most: int = MAX_BODY_BYTES,
+        templates: Outgoing | None = None,
     ) -> tuple[Bytes, ...]:
         """Return a whole frame in pieces, ready for a scatter-gather write.
 
-        `most` is how many bytes of body the other side takes.
+        `most` is how many bytes of body the other side takes; `templates` names heads for it.
 
         Raises:
             WireError: the head, the body or the meta is beyond its cap.
         """
         layout, segments = self.layout, self.segments
-        if layout.single and not meta and layout.total <= most:  # the shortest way
-            header = HEADER.pack(kind, 0, 1, 0, request, len(layout.head), number, layout.total)
-            return (header + layout.prefix, segments[0])
         total, pieces = self.body()
         if total > most:
             raise TensorError(f"{total} bytes of tensors: the other side takes {most}")
-        head = with_meta(layout, meta)
-        return (pack(kind, head, request=request, segments=len(segments), number=number, body_bytes=total), *pieces)
+        template, head = 0, with_meta(layout, meta)
+        if templates is not None and not meta:
+            template, head = templates.named(layout)  # the last that may fail: what is given a number is sent
+        opening = pack(
+            kind,
+            head,
+            request=request,
+            segments=len(segments),
+            number=number,
+            body_bytes=total,
+            template=template,
+        )
+        return (opening + pieces[0], *pieces[1:])
 
     def body(self) -> tuple[int, list[Bytes]]:
         """Return the body's length and its pieces.

@@ -295,7 +295,7 @@ def test_in_band_a_ping_is_answered_and_a_request_cancelled_while_the_model_comp
     time.sleep(0.5)
     output, _ = process.communicate(timeout=10)
     kinds = {frame.kind: frame for frame in answers(output)}
-    assert kinds[Kind.HELLO].fields()["capabilities"] == ["in-band"]
+    assert "in-band" in kinds[Kind.HELLO].fields()["capabilities"]
     assert kinds[Kind.PONG].fields()["busy"]["request"] == 2
     assert kinds[Kind.ERROR].fields()["kind"] == "cancelled"
 

@@ -18,6 +18,7 @@ from mer.meal.host import Host, Launch, Stream
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer_worker import wire
+from mer_worker.templates import Incoming
 from mer_worker.wire import Decoder, Frame, Kind
 from tests.support.documents import ROOT
 from tests.support.workers import local_host
@@ -184,7 +185,7 @@ class Bare:
         """What came, in order; last, in words, how the worker ended."""
         self.logs: list[Frame] = []
         self.hello: Mapping[str, Any] = {}
-        self._decoder = Decoder()
+        self._decoder = Decoder(templates=Incoming(Kind.RESULT, "buffer", writable=True))
         self.get_buffer = self._decoder.buffer
 
     def say(self, *pieces: bytes) -> None:

@@ -8,6 +8,7 @@ that much every time: it is done only where the version says so, and never for a
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from mer.meal.host import Bytes, Stream
 from mer.meal.session import Reply, Session
 from mer.meal.shortcut import Shortcut
 from mer_worker.tensors import Encoded, encode
-from mer_worker.wire import HEADER, HEADER_BYTES, Frame, Kind, WireError, pack
+from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Frame, Kind, WireError, pack
 
 MOST_BATCH_BYTES = 256 << 20
 """Of the bodies of one batch, where it has more than one request: a worker holds them all at once."""
@@ -74,10 +75,18 @@ class Gathering(Shortcut):
         """Queue a request."""
         return self._enqueue(inputs, deadline, on_log) if self._is_open else None
 
-    def data_received(self, data: bytes) -> bool:
-        """Take what the stream has read: the answers of a batch come in one piece, as a rule."""
+    def read_from(self, descriptor: int, ended: Callable[[], None]) -> None:
+        """Read what has come: the answers of a batch come in one piece, as a rule."""
         if not self.whole:
-            return self._general(data)
+            self._fill(descriptor, ended)
+            return
+        try:
+            data = os.read(descriptor, RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            ended()
+            return
         opened, waiting, at, end = self._incoming.opened, self._calls.waiting, 0, len(data)
         while end - at >= HEADER_BYTES:
             lengths = HEADER.unpack_from(data, at)
@@ -94,7 +103,8 @@ class Gathering(Shortcut):
             at = following
         if self._calls.settling is not None:
             self._calls.settle()
-        return self._general(data[at:] if at else data) if at < end else False
+        if at < end:
+            self._general(data[at:] if at else data)
 
 
 class BatchingSession(Session):
@@ -111,12 +121,13 @@ class BatchingSession(Session):
             self._loop,
             self._calls,
             self._incoming,
-            stream.write,
+            stream.write_frame,
             self._received,
+            self._fill,
             enqueue=self._enqueue_inputs,
             landed=self._landed,
         )
-        self.data_received = self.shortcut.data_received
+        self.read_from = self.shortcut.read_from
 
     async def infer(
         self,

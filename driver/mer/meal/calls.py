@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from mer_worker.wire import Frame
 
@@ -17,95 +18,117 @@ LogCallback = Callable[[str, str, bytes], None]
 Taker = Callable[[Frame], None]
 """Takes a frame as it comes, in the event loop, and returns at once. Raises WireError: that breaks the conversation."""
 
+_U32 = (1 << 32) - 1
+
 
 class Call:
     """One request in flight. Its future is asyncio's own class, which a task waits on by a shorter way than on a subclass."""
 
-    __slots__ = ("abandoned", "due", "future", "late", "on_log", "taker")
+    # no __init__, and defaults in the class: calling one and setting what stays as it is would cost a small call a percent
+    future: asyncio.Future[Any]
+    request: int
+    due: float | None = None
+    """Loop time at which something has to be done; None: never."""
+    on_log: LogCallback | None = None
+    taker: Taker | None = None
+    """Gets the frames of this request that are not its end: parts and credits."""
+    short = False
+    """Whether its future may get a result by the shortest way (mer.meal.shortcut), not only a frame."""
+    late = False
+    """Its deadline has passed; it was cancelled, and its outcome is awaited for a grace only."""
+    abandoned = False
+    """Its caller has gone; likewise."""
+    cancels = 0
+    """How often it was cancelled (mer.meal.ladder)."""
 
-    def __init__(
-        self, future: asyncio.Future[Frame], due: float | None, on_log: LogCallback | None, taker: Taker | None
-    ) -> None:
-        self.future = future
-        self.due = due
-        """Loop time at which something has to be done; None: never."""
-        self.on_log = on_log
-        self.taker = taker
-        """Gets the frames of this request that are not its end: parts and credits."""
-        self.late = False
-        """Its deadline has passed; it was cancelled, and its outcome is awaited for a grace only."""
-        self.abandoned = False
-        """Its caller has gone; likewise."""
+
+class ShortCall(Call):
+    """One that was sent by the shortest way."""
+
+    short = True
 
 
 class Calls:
     """All requests in flight on one session."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, overdue: Callable[[int, Call], None]) -> None:
+        self.waiting: dict[int, Call] = {}
+        """By number."""
+        self.last = 0
+        """The newest request's number; they rise from 1."""
         self._loop = loop
         self._overdue = overdue
-        self._calls: dict[int, Call] = {}
+        self.settling: asyncio.Future[None] | None = None
+        """Somebody waits until none is left, and `settle` is to be called after each end."""
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0
-        self._idle: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.waiting)
 
     def add(self, due: float | None, on_log: LogCallback | None, taker: Taker | None = None) -> tuple[int, Call]:
-        """Begin a call; numbers rise from 1."""
-        self._next = request = self._next + 1
-        self._calls[request] = call = Call(self._loop.create_future(), due, on_log, taker)
+        """Begin a call."""
+        self.last = request = self.last + 1
+        self.waiting[request] = call = Call()
+        call.future, call.request, call.on_log, call.taker = self._loop.create_future(), request, on_log, taker
         if due is not None:
-            self._wake_at(due)
+            self.postpone(call, due)
         return request, call
 
     def get(self, request: int) -> Call | None:
         """Return a call that waits."""
-        return self._calls.get(request)
+        return self.waiting.get(request)
 
     def take(self, request: int) -> Call | None:
         """Return a call and forget it."""
-        call = self._calls.pop(request, None)
-        if not self._calls and self._idle is not None:
-            self._idle.set_result(None)
-            self._idle = None
+        call = self.waiting.pop(request, None)
+        if self.settling is not None:
+            self.settle()
         return call
 
     def take_all(self) -> list[Call]:
         """Return every call, and forget them."""
-        calls = [call for request in list(self._calls) if (call := self.take(request))]
+        calls = [call for request in list(self.waiting) if (call := self.take(request))]
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         return calls
 
     def postpone(self, call: Call, due: float) -> None:
-        """Give a call a new time at which something has to be done."""
+        """Give a call a (new) time at which something has to be done."""
         call.due = due
-        self._wake_at(due)
+        timer = self._timer
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._timer = self._loop.call_at(due, self._sweep)
+
+    def milliseconds(self, deadline: float | None) -> int:
+        """Return what is left until `deadline` (loop time) as a header's number; 0 for none."""
+        return 0 if deadline is None else min(max(1, int(1e3 * (deadline - self._loop.time()))), _U32)
 
     async def idle(self) -> None:
         """Wait until no call is in flight."""
-        while self._calls:
-            if self._idle is None:
-                self._idle = self._loop.create_future()
-            await asyncio.shield(self._idle)
+        while self.waiting:
+            if self.settling is None:
+                self.settling = self._loop.create_future()
+            await asyncio.shield(self.settling)
 
-    def _wake_at(self, due: float) -> None:
-        if self._timer is not None:
-            if self._timer.when() <= due:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._sweep)
+    def settle(self) -> None:
+        """Wake who waits for the last call's end, if this was it."""
+        if not self.waiting and self.settling is not None:
+            self.settling.set_result(None)
+            self.settling = None
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for request, call in list(self._calls.items()):
+        for request, call in list(self.waiting.items()):
             if call.due is not None and call.due <= now:
                 call.due = None
                 self._overdue(request, call)
-        due = min((call.due for call in self._calls.values() if call.due is not None), default=None)
-        if due is not None:
-            self._wake_at(due)
+        due = min((call.due for call in self.waiting.values() if call.due is not None), default=None)
+        if due is not None and (self._timer is None or self._timer.when() > due):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._sweep)

@@ -7,10 +7,12 @@ for every piece, which alone costs a small call a third of its time (docs/decisi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from mer.meal.memory import WorkerMemory
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -31,11 +33,23 @@ class Receiver(Protocol):
         """Learn, once, that nothing more comes, and why: "was killed by SIGKILL"."""
 
 
+@runtime_checkable
+class Reader(Receiver, Protocol):
+    """A receiver that reads from a descriptor itself, where the stream has one: it knows best where its bytes go."""
+
+    def read_from(self, descriptor: int, ended: Callable[[], None]) -> None:
+        """Read once what has come, without blocking; say `ended` at the end."""
+
+
 class Stream(Protocol):
     """Bytes to and from one worker: pipes, an SSH channel, a container's stdin."""
 
     control: Stream | None
     """A second, narrow stream that the worker reads while it computes; None where there is one stream only."""
+    memory: WorkerMemory | None
+    """Memory shared with the worker; None where there is none. A session that uses it closes it."""
+    without_memory: str
+    """Why there is none, for people; "" where there is."""
 
     def start(self, receiver: Receiver) -> None:
         """Begin to receive."""
@@ -46,6 +60,9 @@ class Stream(Protocol):
         Never blocks: what cannot go at once is kept, by reference, and goes later. False: `drain` before the next one.
         What is written after the end is dropped; `ended` tells.
         """
+
+    def write_frame(self, frame: bytes) -> bool:
+        """As `write`, for one small frame."""
 
     async def drain(self) -> None:
         """Wait until more may be written, or the stream has ended."""
@@ -72,6 +89,8 @@ class Launch:
     """Inherited beside 0, 1 and 2, under the same numbers. A host that is not this machine has none."""
     control: bool = False
     """Whether to open a control channel; its descriptor's number follows the argv as `--control-fd N`."""
+    memory: int = 0
+    """Bytes of memory to share with it in either direction; their descriptors follow the argv as `--memory-fds N,N`."""
     marker: str
     """By which everything that the worker forks is found again (mer_worker.orphans)."""
 

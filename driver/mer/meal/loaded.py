@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,9 +13,11 @@ from mer.core.timeouts import check_timeout
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
+from mer.meal.seals import Handle, by_handle, seal
 from mer.meal.session import Session
 from mer.meal.starting import start
-from mer_worker.tensors import encode
+from mer.meal.streams import InputParts, PartStream, encoded_parts, inference
+from mer_worker.tensors import Encoded, encode
 from mer_worker.wire import WireError
 
 
@@ -25,22 +27,69 @@ class LoadedModel(ABC):
     @abstractmethod
     async def infer(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Handle,
         *,
         meta: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_log: LogCallback | None = None,
     ) -> dict[str, Any]:
-        """Return the outputs for these inputs.
+        """Return the outputs for these inputs, or for those that were sealed.
 
         `timeout` is in seconds; `on_log` takes what the handler prints.
 
         Raises:
-            InputInvalid: an input cannot be sent.
+            InputInvalid: an input cannot be sent, or the model answers in parts.
+            HandleUnknown: nothing is sealed under that handle any more.
             UsageError: the timeout is not a finite number above 0.
             ModelFailed: the handler raised; its traceback is in the error.
             DeadlineExceeded, WorkerLost, ProtocolViolation: as Session.infer.
         """
+
+    @abstractmethod
+    def stream(
+        self,
+        inputs: Mapping[str, Any] | Handle,
+        *,
+        parts: InputParts | None = None,
+        meta: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        on_log: LogCallback | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Give the answer in parts, each as soon as it is there: what the handler yields, then what it returns, if anything.
+
+        A handler that does not yield gives one part. The model stops while nobody reads; who ends early by `aclose()`, or
+        by letting go of the iterator, cancels. `parts` are further inputs, dicts or what makes them one after the other,
+        which the handler takes from `context.parts()`. `timeout` is in seconds, for all of it.
+
+        Raises: as `infer`; and whatever the iterable of parts raises.
+        """
+
+    @abstractmethod
+    async def seal(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        keep: float | None = None,
+        timeout: float | None = None,
+        on_log: LogCallback | None = None,
+    ) -> Handle:
+        """Send inputs ahead, for `infer` or `stream` to run by the handle, once. A handler's method `seal` stages them.
+
+        They are kept for `keep` seconds, SEAL_SECONDS where it is not said.
+
+        Raises:
+            Busy: as much is sealed as may be.
+            UsageError: `keep` or the timeout is no such time.
+            InputInvalid, ModelFailed, DeadlineExceeded, WorkerLost, ProtocolViolation: as `infer`.
+        """
+
+    async def release(self, handle: Handle) -> None:
+        """Let go of sealed inputs.
+
+        Raises:
+            HandleUnknown: nothing is sealed under that handle any more.
+        """
+        await handle.release()
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -70,24 +119,79 @@ class WorkerModel(LoadedModel):
 
     async def infer(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Handle,
         *,
         meta: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         on_log: LogCallback | None = None,
     ) -> dict[str, Any]:
+        session = self.session
+        deadline = None if timeout is None else self._deadline(timeout)
         try:
-            encoded = encode(inputs)
-        except WireError as error:
-            raise InputInvalid(str(error)) from error
-        timeout = check_timeout(timeout)
-        session = self.session if self.session.lost is None else await self._again()
-        deadline = None if timeout is None else self._loop.time() + timeout
-        try:
-            return (await session.infer(encoded, meta=meta, deadline=deadline, on_log=on_log)).outputs
+            if isinstance(inputs, Handle):
+                message = by_handle(session, inputs, meta=meta, deadline=deadline)
+                return session.reply(await session.ask(message, deadline=deadline, on_log=on_log)).outputs
+            call = None if meta else session.shortcut.send(inputs, deadline, on_log)
+            if call is None:
+                if session.lost is not None:
+                    session = await self._again()
+                return await session.infer_values(inputs, meta=meta, deadline=deadline, on_log=on_log)
+            try:
+                answer = await call.future
+            except asyncio.CancelledError:
+                session.abandon(call.request)
+                raise
+            if type(answer) is tuple:
+                return answer[2]  # type: ignore[no-any-return]
+            return session.reply(session.result(answer, call)).outputs
         except ModelFailed as error:
-            if error.traceback:
-                error.add_note(f"\nIn the worker:\n{error.traceback.rstrip()}")  # Python shows it below its own
+            _explain(error)
+            raise
+
+    async def stream(
+        self,
+        inputs: Mapping[str, Any] | Handle,
+        *,
+        parts: InputParts | None = None,
+        meta: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        on_log: LogCallback | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        deadline = self._deadline(timeout)
+        session = self.session
+        if isinstance(inputs, Handle):
+            message = by_handle(session, inputs, meta=meta, deadline=deadline)
+        else:
+            encoded = _encoded(inputs)
+            if session.lost is not None:
+                session = await self._again()
+            message = inference(session, encoded, meta=meta, deadline=deadline)
+        further = None if parts is None else encoded_parts(parts)
+        streaming = await PartStream.open(session, message, parts=further, deadline=deadline, on_log=on_log)
+        try:
+            async for reply in streaming:
+                yield reply.outputs
+        except ModelFailed as error:
+            _explain(error)
+            raise
+        finally:
+            await streaming.aclose()
+
+    async def seal(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        keep: float | None = None,
+        timeout: float | None = None,
+        on_log: LogCallback | None = None,
+    ) -> Handle:
+        deadline = self._deadline(timeout)
+        encoded = _encoded(inputs)
+        session = self.session if self.session.lost is None else await self._again()
+        try:
+            return await seal(session, encoded, keep=keep, deadline=deadline, on_log=on_log)
+        except ModelFailed as error:
+            _explain(error)
             raise
 
     async def aclose(self) -> None:
@@ -95,6 +199,10 @@ class WorkerModel(LoadedModel):
         async with self._starting:
             await self.session.close()
             await self._host.aclose()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        seconds = check_timeout(timeout)
+        return None if seconds is None else self._loop.time() + seconds
 
     async def _again(self) -> Session:
         """Start another worker in the place of a lost one."""
@@ -105,3 +213,16 @@ class WorkerModel(LoadedModel):
                 await self.session.close(grace=0.0)
                 self.session = await start(self._host, self._plan, arrays=self.session.arrays, on_log=self._on_log)
             return self.session
+
+
+def _encoded(inputs: Mapping[str, Any]) -> Encoded:
+    try:
+        return encode(inputs)
+    except WireError as error:
+        raise InputInvalid(str(error)) from error
+
+
+def _explain(error: ModelFailed) -> None:
+    """Have Python show the traceback of the worker below its own."""
+    if error.traceback:
+        error.add_note(f"\nIn the worker:\n{error.traceback.rstrip()}")

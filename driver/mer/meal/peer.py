@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mer_worker.wire import MAX_BODY_BYTES, MAX_HEAD_BYTES, OLDEST_VERSION, VERSION, Kind, agree, frame, most_body
 
-CAPABILITIES: tuple[str, ...] = ("control",)
+CAPABILITIES: tuple[str, ...] = ("control", "templates")
 """What this driver can do beyond the least (docs/wire.md, section 4)."""
 
 
-def hello(**more: Any) -> bytes:
-    """Return the driver's hello as a frame; `more` are further keys of its head."""
+def hello(*, capabilities: Sequence[str] = (), **more: Any) -> bytes:
+    """Return the driver's hello as a frame, with further capabilities and keys of its head."""
     fields = {
         "protocol": {"min": OLDEST_VERSION, "max": VERSION},
-        "capabilities": list(CAPABILITIES),
+        "capabilities": [*CAPABILITIES, *capabilities],
         "limits": {"head": MAX_HEAD_BYTES, "body": MAX_BODY_BYTES},
     }
     return frame(Kind.HELLO, fields | more)

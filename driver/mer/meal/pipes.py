@@ -12,9 +12,12 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from os import write
 from pathlib import Path
 
-from mer.meal.host import Bytes, Receiver, Stream
+from mer.meal.ends import FOR_MEMORY, memory_kills
+from mer.meal.host import Bytes, Reader, Receiver, Stream
+from mer.meal.memory import WorkerMemory
 from mer_worker.orphans import kill_group, sweep
 
 HIGH_WATER = 1 << 20
@@ -52,15 +55,15 @@ class Writer:
         """Learn of it at once, and not by the next write, that nobody reads a pipe any more."""
         self._loop.add_reader(self._descriptor, self._break)  # an end that is written to is readable only when it broke
 
-    def write(self, pieces: tuple[Bytes, ...]) -> bool:
+    def write(self, *pieces: Bytes) -> bool:
         """Write what goes at once and keep the rest; return whether more may come."""
         if self.closed:
             return True
         if self._waiting:
             self._keep(pieces, 0)
             return self._kept < HIGH_WATER
-        wanted = sum(map(len, pieces))
         try:
+            wanted = sum(map(len, pieces))
             done = os.writev(self._descriptor, pieces[:_MOST_PIECES])
         except BlockingIOError:
             done = 0
@@ -72,6 +75,19 @@ class Writer:
         self._keep(pieces, done)
         self._loop.add_writer(self._descriptor, self._writable)
         return self._kept < HIGH_WATER
+
+    def write_frame(self, frame: bytes) -> bool:
+        """As `write`, for one small piece: a call of a model counts each step on the way."""
+        if self._waiting:
+            return self.write(frame)
+        try:
+            done = write(self._descriptor, frame)
+        except OSError:  # the pipe is full, or broken: `write` sees which
+            return self.write(frame)
+        if done != len(frame):
+            self._keep((frame,), done)
+            self._loop.add_writer(self._descriptor, self._writable)
+        return True
 
     async def drain(self) -> None:
         """Wait until less than HIGH_WATER is kept."""
@@ -88,6 +104,7 @@ class Writer:
         self._loop.remove_reader(self._descriptor)
         self._loop.remove_writer(self._descriptor)
         os.close(self._descriptor)
+        self._descriptor = -1  # the number may soon be another's
         self._waiting.clear()
         self._kept = 0
         self._wake()
@@ -139,6 +156,8 @@ class ControlStream:
     """The control channel: a socket pair whose other end the worker holds."""
 
     control: Stream | None = None
+    memory: WorkerMemory | None = None
+    without_memory = "it is the control channel"
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
         self._loop = loop
@@ -153,7 +172,11 @@ class ControlStream:
 
     def write(self, *pieces: Bytes) -> bool:
         """Send; frames of control are small and few."""
-        return self._writer.write(pieces)
+        return self._writer.write(*pieces)
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Send one."""
+        return self._writer.write_frame(frame)
 
     async def drain(self) -> None:
         """Wait until more may be written."""
@@ -190,7 +213,14 @@ class ProcessStream:
     """A worker's stdin, stdout and stderr, and the process itself."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], control: socket.socket | None, *, marker: str, directory: Path
+        self,
+        process: subprocess.Popen[bytes],
+        control: socket.socket | None,
+        *,
+        marker: str,
+        directory: Path,
+        memory: WorkerMemory | None = None,
+        without_memory: str = "",
     ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -204,13 +234,19 @@ class ProcessStream:
         for descriptor in (self._read, self._log, process.stdin.fileno()):
             os.set_blocking(descriptor, False)
         self._writer = Writer(self._loop, os.dup(process.stdin.fileno()), self._half_closed)
+        self.write, self.write_frame = self._writer.write, self._writer.write_frame
         process.stdin.close()
         self.control: Stream | None = None if control is None else ControlStream(self._loop, control)
+        self.memory = memory
+        self.without_memory = without_memory
         self._receiver: Receiver | None = None
+        self._read_output: Callable[[int, Callable[[], None]], None] = self._readable
         self._open = {self._read, self._log}
         self._gone = asyncio.Event()
         self._clean: asyncio.Task[None] | None = None
         self._ended = False
+        self._killed = False
+        self._memory_kills = memory_kills()
         self.status: int | None = None
 
     @property
@@ -221,14 +257,12 @@ class ProcessStream:
     def start(self, receiver: Receiver) -> None:
         """Begin to receive, and to watch for the worker's end."""
         self._receiver = receiver
-        self._loop.add_reader(self._read, self._readable)
+        if isinstance(receiver, Reader):
+            self._read_output = receiver.read_from
+        self._loop.add_reader(self._read, self._read_output, self._read, self._output_ended)
         self._loop.add_reader(self._log, self._loggable)
         self._writer.watch()
         _watch(self._loop, self._process, self._exited)
-
-    def write(self, *pieces: Bytes) -> bool:
-        """Send the pieces without joining them."""
-        return self._writer.write(pieces)
 
     async def drain(self) -> None:
         """Wait until more may be written."""
@@ -251,6 +285,7 @@ class ProcessStream:
 
     def _signal(self, number: int) -> None:
         if not self._gone.is_set():  # afterwards the number may be another's
+            self._killed = True
             kill_group(self._pid, number)
 
     async def _wait(self, seconds: float) -> bool:
@@ -261,18 +296,21 @@ class ProcessStream:
             return False
         return True
 
-    def _readable(self) -> None:
+    def _readable(self, descriptor: int, ended: Callable[[], None]) -> None:
         receiver = self._receiver
         assert receiver is not None
         try:
-            count = os.readv(self._read, (receiver.get_buffer(),))
+            count = os.readv(descriptor, (receiver.get_buffer(),))
         except BlockingIOError:
             return
         if count:
             receiver.buffer_updated(count)
         else:
-            self._shut(self._read)
-            self._half_closed()
+            ended()
+
+    def _output_ended(self) -> None:
+        self._shut(self._read)
+        self._half_closed()
 
     def _half_closed(self) -> None:
         """See that a worker ends that has closed its output or its input only: it would leave every call waiting."""
@@ -303,11 +341,14 @@ class ProcessStream:
             kill_group(self._pid)
             self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self._gone.set()
-        for descriptor, read in ((self._log, self._loggable), (self._read, self._readable)):
+        for descriptor in (self._log, self._read):
             for _ in range(_LAST_READS):  # what is left in the pipe, its answer perhaps
                 if descriptor not in self._open or not _has_bytes(descriptor):
                     break
-                read()
+                if descriptor == self._log:
+                    self._loggable()
+                else:
+                    self._read_output(descriptor, self._output_ended)
             if descriptor in self._open:
                 self._shut(descriptor)
         assert self._process.stdout is not None
@@ -317,10 +358,15 @@ class ProcessStream:
         self._writer.close()
         if self.control is not None:
             self.control.kill()
+        if self.memory is not None:
+            self.memory.close()
         self._clean = self._loop.create_task(self._clean_up(0 if found is None else self._pid))
         if self._receiver is not None and not self._ended:
             self._ended = True
-            self._receiver.ended(describe(self.status))
+            reason = describe(self.status)
+            if self.status == -signal.SIGKILL and not self._killed and memory_kills() > self._memory_kills:
+                reason += f", as the kernel did {FOR_MEMORY}"
+            self._receiver.ended(reason)
 
     async def _clean_up(self, leader: int) -> None:
         await asyncio.to_thread(sweep, self._marker, leader)

@@ -7,7 +7,9 @@ says what; nothing here waits without a bound of its own or a deadline of the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +22,20 @@ from mer.core.errors import (
     WorkerLost,
 )
 from mer.meal.calls import Call, Calls, LogCallback, Taker
+from mer.meal.ends import loss
 from mer.meal.failing import error_of
 from mer.meal.host import Bytes, Stream
+from mer.meal.ladder import Ladder
+from mer.meal.memory import OFFER, SLICE_BYTES, WorkerMemory, refused
 from mer.meal.peer import Peer, hello, text
 from mer.meal.pings import Pings
+from mer.meal.pulse import Pulse
+from mer.meal.shortcut import Shortcut
 from mer.meal.worker_log import WorkerLog
 from mer_worker.layout import Descriptor, open_frame
-from mer_worker.tensors import Encoded, values_of
+from mer_worker.shared import goes_shared
+from mer_worker.templates import Incoming, Outgoing
+from mer_worker.tensors import Encoded, encode, values_of
 from mer_worker.wire import (
     MAX_LOG_FRAME_BYTES,
     PREAMBLE,
@@ -47,8 +56,6 @@ CLOSE_GRACE = 2.0
 
 HELLO_SECONDS = 30.0
 """What a worker gets to say hello: a cold interpreter on a slow disk, not a model's load."""
-
-_U32 = (1 << 32) - 1
 
 Form = Callable[[int], tuple[Bytes, ...]]
 """Makes a request's frame, in pieces, once its number is known. Raises WireError."""
@@ -77,13 +84,19 @@ class Session:
         """What the worker said of itself; None until its hello has come."""
         self._loop = asyncio.get_running_loop()
         self._stream = stream
-        self._decoder = Decoder()
+        self._incoming = Incoming(Kind.RESULT, arrays, writable=True)
+        self._outgoing: Outgoing | None = None
+        self._decoder = Decoder(templates=self._incoming)
         self._calls = Calls(self._loop, self._overdue)
+        self.ladder = Ladder(self._loop, self._calls, cancel=self.cancel, end=self._end_with)
+        """What is done about a request that does not stop."""
         self._pings = Pings(self._loop)
-        self._log = WorkerLog(self._loop, on_log)
+        self._log = WorkerLog(self._loop, self._calls, on_log, self._block)
+        self._memory: WorkerMemory | None = None
+        self.without_memory = stream.without_memory
+        """Why large tensors go through the stream, for people; "" where they go through shared memory."""
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._lost: MerError | None = None
-        self._full = False
         self._killing: asyncio.Task[None] | None = None
         self._on_end: Callable[[], None] | None = None
         self._takers: dict[int, Taker] = {
@@ -95,7 +108,12 @@ class Session:
             Kind.PONG: self._pings.take,
             Kind.HELLO: self._take_hello,
         }
+        self.shortcut = Shortcut(
+            self._loop, self._calls, self._incoming, stream.write_frame, self._received, self._fill
+        )
+        """Takes small requests before `infer` does."""
         self.get_buffer = self._decoder.buffer
+        self.read_from = self.shortcut.read_from
 
     @classmethod
     async def start(
@@ -113,7 +131,7 @@ class Session:
             stream.start(session)
             if stream.control is not None:
                 stream.control.start(_Control(session._pings, session._violated))
-            stream.write(PREAMBLE, hello())
+            stream.write(PREAMBLE, hello(**OFFER) if stream.memory is not None else hello())
             try:
                 async with asyncio.timeout(seconds):
                     await asyncio.shield(session._greeted)
@@ -165,13 +183,42 @@ class Session:
             Interrupted: somebody cancelled the request.
             ProtocolViolation: the worker's answer is no answer.
         """
-        peer, number = self._peer(), self.milliseconds(deadline)
+        assert self.peer is not None  # `start` has waited for its hello
+        number, most = self._calls.milliseconds(deadline), self.peer.most_body
+        placed = await self._memory.place(encoded) if self._memory is not None and goes_shared(encoded) else None
         answer = await self.ask(
-            lambda request: encoded.message(Kind.INFER, request, number=number, meta=meta, most=peer.most_body),
+            lambda request: (
+                encoded.message(Kind.INFER, request, number=number, meta=meta, most=most, templates=self._outgoing)
+                if placed is None
+                else placed.message(
+                    encoded, Kind.INFER, request, number=number, meta=meta, most=most, templates=self._outgoing
+                )
+            ),
             deadline=deadline,
             on_log=on_log,
         )
         return self.reply(answer)
+
+    async def infer_values(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+        on_log: LogCallback | None = None,
+    ) -> dict[str, Any]:
+        """Run the model once, by the general way, and take the shortest with inputs like these from then on.
+
+        Raises: as `infer`.
+        """
+        try:
+            encoded = encode(inputs)
+        except WireError as error:
+            raise InputInvalid(str(error)) from error
+        reply = await self.infer(encoded, meta=meta, deadline=deadline, on_log=on_log)
+        if self._outgoing is not None:
+            self._outgoing.learn(inputs, encoded.layout)
+        return reply.outputs
 
     async def ask(
         self,
@@ -202,9 +249,9 @@ class Session:
             DeadlineExceeded: the deadline passed before it could be sent.
             WorkerLost: the worker ended.
         """
-        if self._full:
+        if self.shortcut.blocked:
             await self._room(deadline)
-        if self._lost is not None:
+        if self.lost is not None:
             raise self._lost_again()
         request, call = self._calls.add(deadline, on_log, taker)
         try:
@@ -212,8 +259,7 @@ class Session:
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
-        self._log.renew()
-        self._full = not self._stream.write(*message)
+        self._write(*message)
         return request, call
 
     async def outcome(self, request: int, call: Call) -> Frame:
@@ -227,17 +273,21 @@ class Session:
         except asyncio.CancelledError:
             self.abandon(request)
             raise
+        return self.result(answer, call)
+
+    def result(self, answer: Frame, call: Call) -> Frame:
+        """Return a call's result frame. Raises: MerError: what its error frame stands for."""
         if answer.kind != Kind.RESULT:
             raise self._failure(answer, call)
         return answer
 
     async def send(self, *pieces: Bytes, deadline: float | None = None) -> None:
         """Send a further frame of a request, a part or a credit. Raises: as `begin`."""
-        if self._full:
+        if self.shortcut.blocked:
             await self._room(deadline)
         if self._lost is not None:
             raise self._lost_again()
-        self._full = not self._stream.write(*pieces)
+        self._write(*pieces)
 
     def reply(self, answer: Frame) -> Reply:
         """Read a result, or a part. Raises: ProtocolViolation (and the worker is ended)."""
@@ -262,6 +312,12 @@ class Session:
             raise self._lost_again()
         return await self._pings.ask((self._stream.control or self._stream).write, seconds=seconds)
 
+    async def pulse(self, *, seconds: float = 5.0) -> Pulse:
+        """Ask which requests the worker is at, and since when. Raises: as `ping`."""
+        if self._lost is not None:
+            raise self._lost_again()
+        return await self._pings.pulse((self._stream.control or self._stream).write, seconds=seconds)
+
     async def clock(self, *, seconds: float) -> int | None:
         """Return how far the worker's clock is ahead of this one's monotonic, microseconds; None: it does not tell.
 
@@ -280,14 +336,7 @@ class Session:
         call = self._calls.get(request)
         if call is None or self._lost is not None:
             return
-        call.abandoned = True
-        if not call.late:
-            self.cancel(request)
-            self._calls.postpone(call, self._loop.time() + CANCEL_GRACE)
-
-    def milliseconds(self, deadline: float | None) -> int:
-        """Return what is left until `deadline` (loop time) as a header's number; 0 for none."""
-        return 0 if deadline is None else min(max(1, int(1e3 * (deadline - self._loop.time()))), _U32)
+        self.ladder.stop(call)
 
     @property
     def hello(self) -> Mapping[str, Any]:
@@ -305,8 +354,8 @@ class Session:
 
     @property
     def lost(self) -> MerError | None:
-        """Why the worker can be used no more; None while it can."""
-        return self._lost
+        """Why the worker gets no more requests; None while it does."""
+        return self._lost or self.ladder.given_up
 
     @property
     def busy(self) -> int:
@@ -325,7 +374,7 @@ class Session:
         """End the worker: shutdown, EOF, SIGTERM, SIGKILL. Returns its exit status; calls that wait get WorkerLost."""
         if self._lost is None:
             self._lose(WorkerLost("the worker was shut down"))
-            if not self._full:
+            if not self.shortcut.blocked:
                 self._stream.write(pack(Kind.SHUTDOWN))
         status = await self._stream.close(grace)
         if self._killing is not None:
@@ -336,18 +385,21 @@ class Session:
 
     def buffer_updated(self, count: int) -> None:
         """Take the frames that these bytes complete."""
-        greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
-        takers = self._takers
+        self._take(self._decoder.received, count)
+
+    def _received(self, data: bytes) -> None:
+        self._take(self._decoder.feed, data)
+
+    def _fill(self, descriptor: int, ended: Callable[[], None]) -> None:
+        """Read on in the middle of a frame, a large body to where it stays."""
         try:
-            for received in self._decoder.received(count):
-                take = takers.get(received.kind)
-                if take is None:
-                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send")
-                take(received)
-        except WireError as error:
-            self._violated(error)
-        if greeting and (noise := self._decoder.noise()):
-            self.log(noise)
+            count = os.readv(descriptor, (self.get_buffer(),))
+        except BlockingIOError:
+            return
+        if count:
+            self.buffer_updated(count)
+        else:
+            ended()
 
     def log(self, text: bytes) -> None:
         """Pass on the worker's own log, up to a bound for each request."""
@@ -356,16 +408,33 @@ class Session:
     def ended(self, reason: str) -> None:
         """Fail whatever waits."""
         self._log.renew()
-        self._lose(WorkerLost(f"the worker {reason}{self._log.quoted()}"))
+        self._lose(loss(reason, self._log.quoted()))
         if self._on_end is not None:
             self._on_end()
 
     # --- frames, by kind
 
+    def _take(self, decode: Callable[[Any], Sequence[Frame]], given: int | bytes) -> None:
+        greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
+        takers = self._takers
+        try:
+            for received in decode(given):
+                take = takers.get(received.kind)
+                if take is None:
+                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send")
+                take(received)
+        except WireError as error:
+            self._violated(error)
+        if greeting and (noise := self._decoder.noise()):
+            self.log(noise)
+        self.shortcut.whole = self._decoder.between_frames
+
     def _take_end(self, received: Frame) -> None:
         call = self._calls.take(received.request)
         if call is not None and not call.future.done():
             call.future.set_result(received)
+        if self.ladder.given_up is not None:
+            self.ladder.settled()
 
     def _take_error(self, received: Frame) -> None:
         if received.request:
@@ -400,8 +469,24 @@ class Session:
             self._stream.write(frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": str(error)}))
             self._end_with(ProtocolMismatch(f"{error} (Python {text(fields, 'python')} there)"))
             return
+        if self._stream.memory is not None:
+            self._share(self._stream.memory, fields)
+        if "templates" in self.peer.capabilities:
+            put = None if self._memory is None else self._memory.put
+            self._outgoing = Outgoing(Kind.INFER, self.peer.most_body, put=put, most_shared=SLICE_BYTES)
+            self.shortcut.open(self._outgoing)
         if not self._greeted.done():
             self._greeted.set_result(None)
+
+    def _share(self, memory: WorkerMemory, hello: Mapping[str, Any]) -> None:
+        """Use shared memory, if the worker does."""
+        self.without_memory = refused(hello)
+        if self.without_memory:
+            memory.close()
+        else:
+            self._memory = memory
+            self._decoder.claim = memory.take
+            self._incoming.claim = memory.claim
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""
@@ -418,34 +503,27 @@ class Session:
 
     # --- deadlines, the end
 
-    def _peer(self) -> Peer:
-        assert self.peer is not None  # `start` has waited for its hello
-        return self.peer
-
     async def _room(self, deadline: float | None) -> None:
-        """Wait until the stream takes more."""
+        """Wait until the stream takes more, and say what is to be said before the next request."""
+        self._log.renew()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._stream.drain()
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while requests before this one were being sent") from None
-        self._full = False
+        self.shortcut.blocked = False
+
+    def _block(self) -> None:
+        self.shortcut.blocked = True
+
+    def _write(self, *pieces: Bytes) -> None:
+        self.shortcut.blocked = not self._stream.write(*pieces)
 
     def _overdue(self, request: int, call: Call) -> None:
-        """A deadline has passed, or the grace after it."""
-        if not (call.late or call.abandoned):
-            call.late = True
-            self.cancel(request)
-            self._calls.postpone(call, self._loop.time() + CANCEL_GRACE)
-            return
-        self._calls.take(request)
-        if not call.future.done():
-            call.future.set_exception(
-                DeadlineExceeded(
-                    "the deadline passed; the model did not let itself be stopped, so its worker was ended"
-                )
-            )
-        self._end_with(WorkerLost("the worker was ended, since a request did not let itself be stopped"))
+        """A deadline has passed, or the time of a step after it."""
+        self.ladder.overdue(request, call)
+        if self.ladder.given_up is not None:
+            self.shortcut.close()
 
     def _violated(self, error: WireError) -> ProtocolViolation:
         violation = ProtocolViolation(f"the worker did not speak the protocol: {error}")
@@ -465,6 +543,8 @@ class Session:
         if self._lost is not None:
             return
         self._lost = why
+        self.ladder.close()
+        self.shortcut.close()
         if not self._greeted.done():
             self._greeted.set_exception(why)
             self._greeted.exception()  # somebody may wait for it, or nobody
@@ -479,8 +559,9 @@ class Session:
 
     def _lost_again(self) -> MerError:
         """Return the reason as an exception of its own: one that several calls raise would collect their tracebacks."""
-        assert self._lost is not None
-        return type(self._lost)(self._lost.message, hint=self._lost.hint)
+        lost = self.lost
+        assert lost is not None
+        return copy.copy(lost).with_traceback(None)
 
 
 class _Control:

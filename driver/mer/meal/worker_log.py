@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from mer.meal.calls import LogCallback
+from mer.meal.calls import Calls, LogCallback
 from mer_worker.wire import MAX_REQUEST_LOG_BYTES
 
 _TAIL_BYTES = 2048
@@ -14,10 +15,20 @@ _TAIL_BYTES = 2048
 class WorkerLog:
     """The log of one worker that is tied to no request, and the way of every log to its listener."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listener: LogCallback | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        calls: Calls,
+        listener: LogCallback | None,
+        when_dropped: Callable[[], None],
+    ) -> None:
+        """Bound what comes between one of `calls` and the next; after `when_dropped`, that one is to say `renew`."""
         self.listener = listener
         """Takes what is tied to no request."""
         self._loop = loop
+        self._calls = calls
+        self._when_dropped = when_dropped
+        self._request = 0
         self._left = MAX_REQUEST_LOG_BYTES
         self._dropped = 0
         self._tail = b""
@@ -25,9 +36,13 @@ class WorkerLog:
     def add(self, text: bytes) -> None:
         """Pass text on, as far as the bound allows."""
         self._tail = (self._tail + text)[-_TAIL_BYTES:]
+        if self._calls.last != self._request:
+            self._request = self._calls.last
+            self.renew()
         if len(text) > self._left:
             self._dropped += len(text) - self._left
             text = text[: self._left]
+            self._when_dropped()
         self._left -= len(text)
         if text:
             self.tell(self.listener, "stderr", "", text)

@@ -39,6 +39,7 @@ class CommandRunner:
 
     arrays = "buffer"
     ended = False
+    plain = None
 
     def __init__(self, argv: list[str], directory: Optional[str], tokens: Mapping[str, str], output: str) -> None:
         self._tokens = {name: tokens[name] for name in TOKENS}
@@ -94,6 +95,18 @@ class CommandRunner:
             self.ended = True  # where its next reply begins is not known any more
             raise
         return {self._output: "\n".join(lines)}
+
+    def begin(self, inputs: dict[str, Any], context: Context) -> Mapping[str, Any]:
+        """As `infer`: a program replies as a whole."""
+        return self.infer(inputs, context)
+
+    def checked(self, outputs: Any) -> Mapping[str, Any]:
+        """Return what `infer` gave."""
+        return outputs  # type: ignore[no-any-return]
+
+    def seal(self, inputs: dict[str, Any]) -> Any:
+        """Keep inputs as they are."""
+        return inputs
 
     def close(self) -> None:
         """Say EXIT, and give it a moment."""

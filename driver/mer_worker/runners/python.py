@@ -2,8 +2,8 @@
 
 The entry point, `entrypoint_package` and `entrypoint_fn` of the options, is called once with the other options by name
 (Carton writes some as `model.NAME`), and with `weights` if it has a parameter of that name. What it returns is called with
-a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs. One that has a parameter
-`context` gets it (mer_worker.context).
+a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs, or yields several. One that has a
+parameter `context` gets it (mer_worker.context). What has a method `seal` stages inputs that are to be run later.
 """
 
 from __future__ import annotations
@@ -27,21 +27,52 @@ PACKAGE = "entrypoint_package"
 FUNCTION = "entrypoint_fn"
 ARRAYS = ("numpy", "buffer", "torch")
 
+_CO_COROUTINE = 0x80
+"""inspect.CO_COROUTINE, without importing inspect."""
+
 
 class PythonRunner:
     """A handler in this process."""
 
     ended = False
 
-    def __init__(self, handler: Callable[..., Any], arrays: str) -> None:
+    def __init__(
+        self, handler: Callable[..., Any], arrays: str, seal: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
         self.arrays = arrays
         self._handler = handler
+        self._seal = seal
         self._takes_context = _takes(handler, "context")
+        self.plain = None if self._takes_context else handler
+        """The handler, where it takes the inputs alone; what it gives is still to be checked."""
+        self.is_async = is_coroutine_function(handler)
+        """Whether the handler is to be awaited."""
+
+    def call(self, inputs: Any, context: Any) -> Any:
+        """Call the handler, whatever it takes and gives: one of each, lists of them, or something to be awaited."""
+        return self._handler(inputs, context=context) if self._takes_context else self._handler(inputs)
 
     def infer(self, inputs: dict[str, Any], context: Context) -> Mapping[str, Any]:
         """Call the handler."""
         outputs = self._handler(inputs, context=context) if self._takes_context else self._handler(inputs)
+        return outputs if type(outputs) is dict else self.checked(outputs)
+
+    def begin(self, inputs: Any, context: Context) -> Any:
+        """Call the handler, and return its outputs, or the iterator of parts that it gave: a generator, as a rule."""
+        outputs = self.call(inputs, context)
+        return outputs if hasattr(type(outputs), "__next__") else self.checked(outputs)
+
+    def seal(self, inputs: dict[str, Any]) -> Any:
+        """Have the handler stage inputs, if it has a method `seal`; else they are kept as they are."""
+        return inputs if self._seal is None else self._seal(inputs)
+
+    def checked(self, outputs: Any) -> Mapping[str, Any]:
+        """Return what a handler has given, if it is a dict. Raises: Failure."""
         if type(outputs) is not dict and not isinstance(outputs, Mapping):
+            if hasattr(type(outputs), "__next__"):
+                if hasattr(outputs, "close"):
+                    outputs.close()
+                raise Failure("input", "answers-in-parts", "the model answers in parts")
             raise Failure(
                 "output", "output-invalid", f"a handler returns a dict of outputs, not {type(outputs).__name__}"
             )
@@ -49,7 +80,7 @@ class PythonRunner:
 
     def close(self) -> None:
         """Let the handler go."""
-        del self._handler
+        del self._handler, self._seal, self.plain
 
 
 def load(fields: Mapping[str, Any]) -> PythonRunner:
@@ -79,7 +110,9 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
     weights = fields.get("weights")
     if weights is not None and _takes(entry, "weights"):
         given["weights"] = Weights(weights, arrays)
-    return PythonRunner(_handler(entry(**given), f"{package}:{function}"), arrays)
+    made = entry(**given)
+    seal = getattr(made, "seal", None)
+    return PythonRunner(_handler(made, f"{package}:{function}"), arrays, seal if callable(seal) else None)
 
 
 def _import_torch() -> None:
@@ -121,6 +154,13 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
         return name in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to be awaited (`async def`, also as a method or `__call__`)."""
+    plain = getattr(function, "__func__", function)
+    code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
 
 
 def _handler(made: Any, where: str) -> Callable[[dict[str, Any]], Any]:

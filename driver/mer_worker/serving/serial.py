@@ -6,21 +6,36 @@ Many libraries want to be called there, and a hand-over between threads would co
 from __future__ import annotations
 
 import time
+from os import read
+from time import monotonic
 
 from mer_worker.context import Context
-from mer_worker.failures import Failure, error_frame, of_model
+from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.layout import open_frame
-from mer_worker.tensors import encode, values_of
-from mer_worker.wire import Kind, WireError
+from mer_worker.layout import NO_META, open_frame
+from mer_worker.shared import goes_shared
+from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL
+from mer_worker.tensors import Buffer, encode, values_of
+from mer_worker.tracing import asked
+from mer_worker.wire import RECEIVE_BYTES, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sized
+    from typing import Any
+
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
+    from mer_worker.serving.seals import Seals
+    from mer_worker.serving.streams import Streams
+    from mer_worker.source import StreamSource
     from mer_worker.wire import Frame
 
 U32 = (1 << 32) - 1
+
+_SEGMENT = slice(FIRST, None)
+
+_OUT_OF_THE_ORDINARY = Flag.MORE | Flag.STREAM | Flag.HANDLE
 
 
 class Turn:
@@ -54,7 +69,7 @@ class Turn:
 class Serial:
     """Answers each request before it looks at the next one."""
 
-    kinds: frozenset[int] = frozenset()
+    kinds = frozenset({Kind.SEAL, Kind.RELEASE})
 
     def __init__(self, runner: Runner, conversation: Conversation) -> None:
         self._runner = runner
@@ -62,40 +77,231 @@ class Serial:
         self._channel = conversation.channel
         self._turn = Turn(conversation)
         self._context = Context()
+        self._streams: Streams | None = None  # imported when asked for, as the seals: most workers never are
+        self._seals: Seals | None = None
+        conversation.shortcut = self._serve
+        memory = conversation.memory
+        self._dead: Sized = () if memory is None else memory.theirs.dead
+        """Inputs in shared memory that nobody looks at any more."""
+
+    def _serve(self, source: StreamSource) -> None:
+        """Answer requests of the commonest forms (mer_worker.templates), until something else has come.
+
+        A small tensor is served here from the read to the write, since what counts for it is how little code a request
+        touches: all of it does what `_answer` does.
+        """
+        conversation, runner, context, dead = self._conversation, self._runner, self._context, self._dead
+        interrupts, logs, pulse = conversation.interrupts, conversation.logs, conversation.pulse
+        descriptor, incoming, outgoing = source.descriptor, conversation.incoming, conversation.outgoing
+        plain, channel, forms = runner.plain, self._channel, incoming.forms
+        pack, unpack, new = OPENING.pack, NUMBERS.unpack_from, Buffer.__new__
+        inputs: Any
+        message: Any
+        outputs: Any
+        value: Any
+        while True:
+            data = read(descriptor, RECEIVE_BYTES)
+            form = forms.get(data[:8])
+            if form is None or outgoing is None:
+                found = incoming.rarer(data)
+                if found is None:
+                    break
+                request, given = found[0], [found[2]]
+                del found
+                self._answer(request, given.pop(), NO_META)  # nobody holds them but the handler
+                continue
+            whole, rest, name, dtype, shape, array, _ = form
+            request, head, _ = unpack(data, 8)
+            if len(data) != whole or head or not data.startswith(rest, REST):
+                break
+            if array is None:
+                value = new(Buffer)
+                value.data, value.dtype, value.shape = memoryview(data)[_SEGMENT], dtype, shape
+            else:
+                value = array(shape, dtype, data, FIRST)
+            inputs = {name: value}
+            del value
+            frame = message = None
+            try:
+                logs.request = request
+                pulse.since = began = monotonic()
+                interrupts.newest = interrupts.running = pulse.request = request
+                try:
+                    if interrupts.beforehand:
+                        interrupts.begin(request)
+                    interrupts.open = True
+                    if interrupts.wanted is not None:
+                        interrupts.look()
+                    if plain is not None:
+                        outputs = plain(inputs)
+                        if type(outputs) is not dict:
+                            outputs = runner.checked(outputs)
+                    else:
+                        context.request, context.meta = request, NO_META
+                        outputs = runner.infer(inputs, context)
+                finally:
+                    interrupts.open = False
+                    number = int(1e6 * (monotonic() - began))
+                    interrupts.running = pulse.request = 0
+                    if logs.used:
+                        logs.end()
+                    logs.request = 0
+                try:
+                    ((name, value),) = outputs.items()
+                    kind = type(value)
+                    if kind is list:
+                        frame = outgoing.texts(request, number, name, value)
+                    else:
+                        start, tail, whole = outgoing.forms[kind, name, value.dtype, value.shape]
+                        if tail is None:
+                            frame = outgoing.shared(request, number, value, start, whole)
+                        else:
+                            frame = pack(start, request, 0, number, tail) + (
+                                value.data if kind is Buffer else value.tobytes()
+                            )
+                            if len(frame) != whole:
+                                frame = None
+                except UNUSUAL:
+                    pass
+                if frame is None:
+                    held, inputs, outputs, value = [outputs], None, None, None
+                    message = self._message(request, min(number, U32), held)
+            except Cancelled:
+                self._turn.stop()  # it may have come on the way there
+                message = (error_frame(conversation.stopped(request), request),)
+            except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
+                message = (error_frame(conversation.failed(error), request),)
+            inputs = outputs = value = None  # what the handler gave may be large
+            if dead and conversation.memory is not None:
+                conversation.memory.settle()
+            if frame is not None:
+                channel.send_frame(frame)
+            else:
+                channel.send(*message)
+                message = None
+            if runner.ended:
+                conversation.ending.now()
+        source.feed(data)
 
     def infer(self, received: Frame) -> None:
         """Run the handler, and send what it gave."""
-        request, runner, turn, channel = received.request, self._runner, self._turn, self._channel
+        if received.flags & _OUT_OF_THE_ORDINARY:
+            self._special(received)
+            return
         try:
             layout, meta, segments = open_frame(received)
-            inputs = values_of(layout, segments, runner.arrays, writable=False)
+            inputs = [values_of(layout, segments, self._runner.arrays, writable=False)]
         except WireError as error:
-            channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
+            failure = Failure("input", "input-invalid", str(error))
+            self._channel.send(error_frame(failure, received.request))
             return
         del segments
         received.body = b""  # only the inputs hold it now: what the handler drops is free
+        self._answer(received.request, inputs.pop(), meta)  # nobody holds them but the handler
+
+    def _answer(self, request: int, inputs: dict[str, Any], meta: Mapping[str, Any]) -> None:
+        runner, turn, channel, conversation = self._runner, self._turn, self._channel, self._conversation
         context = self._context
         context.request, context.meta = request, meta
+        spans = asked(meta) if meta else None
         try:
             turn.start(request)
             try:
                 outputs = runner.infer(inputs, context)
             finally:
                 turn.stop()
-            most = self._conversation.most_body
-            message = encode(outputs).message(Kind.RESULT, request, number=turn.microseconds(), most=most)
+                del inputs
+            outgoing = conversation.outgoing
+            if spans is not None:
+                spans.step("run")
+            short = (
+                outgoing.frame(request, turn.microseconds(), outputs)
+                if outgoing is not None and spans is None
+                else None
+            )
+            if short is None:
+                encoded = encode(outputs)
+                if goes_shared(encoded):
+                    outputs = {}  # what nobody else holds may go as it is
+                told = None
+                if spans is not None:
+                    spans.step("write")
+                    told = spans.meta()
+                message = conversation.message(
+                    encoded, Kind.RESULT, request, number=turn.microseconds(), meta=told, templates=outgoing
+                )
         except Cancelled:
             turn.stop()  # it may have come on the way there
-            channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled"), request))
+            channel.send(error_frame(conversation.stopped(request), request))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            channel.send(error_frame(of_model(error, "model", "in the handler"), request))
+            channel.send(error_frame(conversation.failed(error), request))
         else:
-            channel.send(*message)
+            if short is not None:
+                outputs = {}  # they may be inputs
+            if self._dead and conversation.memory is not None:
+                conversation.memory.settle()  # before the answer: the next request finds their place free
+            if short is not None:
+                channel.send(short)
+            else:
+                channel.send(*message)
+                if outgoing is not None and spans is None:
+                    outgoing.learn(outputs, encoded.layout)
         if runner.ended:
-            self._conversation.ending.now()
+            conversation.ending.now()
+
+    def _message(self, request: int, number: int, held: list[Mapping[str, Any]]) -> tuple[Any, ...]:
+        """Return a result by the general way, and have a form for the next one like it. Raises: WireError.
+
+        `held` alone holds the outputs, so that what lies in shared memory may go as it is.
+        """
+        conversation, outputs = self._conversation, held.pop()
+        encoded, outgoing = encode(outputs), conversation.outgoing
+        if goes_shared(encoded):
+            outputs = {}
+        message = conversation.message(encoded, Kind.RESULT, request, number=number, templates=outgoing)
+        if outgoing is not None:
+            outgoing.learn(outputs, encoded.layout)
+        return message
 
     def take(self, received: Frame) -> None:
-        """It takes nothing else."""
+        """Seal inputs, or release them."""
+        if received.kind == Kind.SEAL:
+            self._sealed().seal(received)
+        else:
+            self._sealed().release(received)
+
+    def _special(self, received: Frame) -> None:
+        """Answer a request that is answered, or asked, in parts, or by the handle of what was sealed."""
+        request, flags = received.request, received.flags
+        try:
+            if flags & Flag.HANDLE:
+                fields = received.fields()
+                inputs, meta = self._sealed().take(fields.get("handle")), fields.get("meta", NO_META)
+                if type(meta) is not dict and meta is not NO_META:
+                    raise WireError("a meta is a JSON object")
+            else:
+                layout, meta, segments = open_frame(received)
+                inputs = values_of(layout, segments, self._runner.arrays, writable=False)
+                del segments
+        except WireError as error:
+            self._channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
+            return
+        except Failure as failure:
+            self._channel.send(error_frame(failure, request))
+            return
+        received.body = b""  # only the inputs hold it now
+        if self._streams is None:
+            from mer_worker.serving.streams import Streams
+
+            self._streams = Streams(self._runner, self._conversation, self._turn)
+        self._streams.answer(request, flags, inputs, meta)
+
+    def _sealed(self) -> Seals:
+        if self._seals is None:
+            from mer_worker.serving.seals import Seals
+
+            self._seals = Seals(self._runner, self._conversation, self._turn)
+        return self._seals
 
     def close(self) -> None:
         """Nothing runs any more."""
