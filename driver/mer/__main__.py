@@ -75,6 +75,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.execution.journal import Journal
     from mer.execution.leases import LeaseKeeper
     from mer.execution.ping import Ping
+    from mer.execution.sealing import Sealing
+    from mer.execution.streaming import Streaming
     from mer.execution.workplaces import Workplaces
     from mer.faces.render.files import write_trace
     from mer.meal.local import LocalHost
@@ -117,6 +119,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         trace=trace,
         monotonic=monotonic,
     )
+    streaming = Streaming(executor)
+    sealing = Sealing(executor, streaming, pool)
     async with (
         contextlib.AsyncExitStack() as closing
     ):  # from the last to the first: what runs ends, then its end is recorded
@@ -125,6 +129,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
         closing.push_async_callback(executor.close)
+        closing.push_async_callback(sealing.close)
+        closing.push_async_callback(streaming.close)
         closing.push_async_callback(pool.close)
         if not settings.auditor:  # who may only read
             await ensure_local(store, clock=clock)
@@ -140,6 +146,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
             placements=PlacementRegistry(store, changes, clock=clock),
             log=AuditLog(store),
             executor=executor,
+            streaming=streaming,
+            sealing=sealing,
             ping=Ping(
                 store=store,
                 resolver=resolver,

@@ -22,7 +22,10 @@ from mer.execution.drivers import Drivers
 from mer.execution.executor import Executor
 from mer.execution.ping import Ping, Step
 from mer.execution.results import Result
+from mer.execution.sealing import Sealed, Sealing
+from mer.execution.streaming import RunStream, Streaming
 from mer.meal.calls import LogCallback
+from mer.meal.streams import InputParts
 from mer.registry.changes import Changes
 from mer.registry.models import ModelRegistry, Parts, Registered, meant
 from mer.registry.placements import PlacementRegistry
@@ -54,6 +57,8 @@ class Mer:
         placements: PlacementRegistry,
         log: AuditLog,
         executor: Executor,
+        streaming: Streaming,
+        sealing: Sealing,
         ping: Ping,
         drivers: Drivers,
     ) -> None:
@@ -68,6 +73,8 @@ class Mer:
         self._store = store
         self._changes = changes
         self._executor = executor
+        self._streaming = streaming
+        self._sealing = sealing
         self._ping = ping
 
     @property
@@ -93,7 +100,7 @@ class Mer:
 
     async def run(
         self,
-        reference: str,
+        reference: str | Sealed,
         inputs: Mapping[str, Any] | None = None,
         *,
         on: str | None = None,
@@ -113,10 +120,70 @@ class Mer:
             ModelFailed, WorkerLost, DeadlineExceeded, ProtocolError: it was started; its end is on record.
             DatabaseUnreachable: nothing was started, and nothing could be recorded.
             UsageError: the timeout is not a finite number above 0.
+            HandleUnknown: what was sealed was run or released before, or kept for too long, or its worker has ended.
         """
+        if isinstance(reference, Sealed):
+            return await self._sealing.run(reference, timeout=timeout)
         return await self._executor.run(
             reference, inputs or {}, actor=actor or self.actor, on=on, timeout=timeout, on_log=on_log, trace=trace
         )
+
+    def stream(
+        self,
+        reference: str | Sealed,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        parts: InputParts | None = None,
+        on: str | None = None,
+        timeout: float | None = None,
+        actor: Actor | None = None,
+        on_log: LogCallback | None = None,
+    ) -> RunStream:
+        """Run one invocation, and give the answer in parts, each as soon as it is there; it starts when the first is asked for.
+
+        A model that answers at once gives one part. It stops while nobody reads. Whoever ends early, by `aclose()` or by
+        letting go of the stream, cancels: the second record says so. `parts` are further inputs, an iterable of dicts of
+        either kind, which the model takes while it runs. Otherwise as `run`.
+
+        Raises: as `run`, when a part is asked for; and whatever the iterable of parts raises.
+        """
+        if isinstance(reference, Sealed):
+            return self._sealing.stream(reference, timeout=timeout)
+        actor = actor or self.actor
+        return self._streaming.stream(
+            reference, inputs or {}, actor=actor, parts=parts, on=on, timeout=timeout, on_log=on_log
+        )
+
+    async def seal(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        on: str | None = None,
+        keep: float | None = None,
+        timeout: float | None = None,
+        actor: Actor | None = None,
+        on_log: LogCallback | None = None,
+    ) -> Sealed:
+        """Show a model its inputs ahead of the run: `run` or `stream` takes what this returns, once, `release` lets it go.
+
+        The invocation is on record as started from here on; it ends with its run, its release, or after `keep` seconds
+        (mer.meal.seals). `timeout` is for the sealing alone; `on_log` hears the run too.
+
+        Raises: as `run`.
+        """
+        actor = actor or self.actor
+        return await self._sealing.seal(
+            reference, inputs or {}, actor=actor, on=on, keep=keep, timeout=timeout, on_log=on_log
+        )
+
+    async def release(self, sealed: Sealed) -> bool:
+        """Let go of sealed inputs; their invocation ends as cancelled. Returns whether that is in the log (Result.recorded).
+
+        Raises:
+            HandleUnknown: they were run or released before, or kept for too long.
+        """
+        return await self._sealing.release(sealed)
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
         """Return the spec of the version that `run` would run.

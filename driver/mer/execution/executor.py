@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -31,16 +31,17 @@ from mer.core.timeouts import check_timeout
 from mer.core.trace import CURRENT, Trace, span, traced
 from mer.dal.base import Store
 from mer.execution import tracing
-from mer.execution.digests import digests
+from mer.execution.digests import Rolling, digests
 from mer.execution.finishes import Finishes
 from mer.execution.inputs import encode_inputs
 from mer.execution.leases import LeaseKeeper
 from mer.execution.printed import Printed
 from mer.execution.results import Result
+from mer.execution.walls import within
 from mer.execution.workplaces import Workplace, Workplaces
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
-from mer.meal.session import Reply
+from mer.meal.session import Reply, Session
 from mer.registry.resolve import Candidate, Resolved, Resolver
 from mer_worker.tensors import Encoded
 
@@ -69,6 +70,13 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
     printed: Printed
     inputs: asyncio.Future[list[TensorDigest]]
+
+
+class Streamed(msgspec.Struct, frozen=True, kw_only=True):
+    """What went to and fro in parts."""
+
+    inputs: Rolling
+    outputs: Rolling
 
 
 class Executor:
@@ -144,16 +152,15 @@ class Executor:
     ) -> Result:
         began, timeout = self._monotonic(), check_timeout(timeout)
         with span("prepare"):
-            prepared = await self._prepare(reference, inputs, actor=actor, on=on)
-        timeout = _least(timeout, self._run_seconds, prepared.candidate.version.spec.limits.wall_seconds)
-        deadline = None if timeout is None else began + timeout
-        started = await self._start(prepared, actor, on_log)
+            prepared = await self.prepare(reference, inputs, actor=actor, on=on)
+        deadline = self.deadline(timeout, began)
+        started = await self.start(prepared, actor, on_log)
         try:
             reply = await self._perform(prepared, deadline, started.timings, started.printed)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
-            await self._end(started, outcome=_outcome(error), error=_told(error))
+            await self.end(started, outcome=outcome_of(error), error=told(error))
             raise
-        recorded = await self._end(started, outcome=Outcome.SUCCEEDED, reply=reply)
+        recorded = await self.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
         return Result(
             outputs=reply.outputs,
             invocation=prepared.invocation,
@@ -164,12 +171,23 @@ class Executor:
             recorded=recorded,
         )
 
+    def deadline(self, timeout: float | None, began: float) -> float | None:
+        """Return when a run that began then has to be done, by what its caller and the settings say."""
+        timeout = _least(timeout, self._run_seconds)
+        return None if timeout is None else began + timeout
+
     async def close(self) -> None:
         """Wait until the end of all that was started is on record. The pool is closed by then: nothing runs any more."""
         if self._open:
             await asyncio.wait(self._open.values(), timeout=CLOSE_SECONDS)
 
-    async def _prepare(self, reference: str, inputs: Mapping[str, Any], *, actor: Actor, on: str | None) -> Prepared:
+    async def prepare(
+        self, reference: str, inputs: Mapping[str, Any], *, actor: Actor, on: str | None, partial: bool = False
+    ) -> Prepared:
+        """Find out what is to run where, and that nothing is against it; put it on record as refused otherwise.
+
+        `partial`: some of the inputs come later, in parts.
+        """
         invocation = InvocationId(uuid7())
         subject = Subject(reference=reference)
         try:
@@ -184,7 +202,7 @@ class Executor:
                 server=candidate.server.name,
                 address=candidate.server.parameters.get("address"),
             )
-            encoded = encode_inputs(candidate.version.spec, inputs)
+            encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
             workplace = await self._workplaces.prepare(candidate)
             self._pool.require_room()
         except Unreachable:
@@ -209,7 +227,8 @@ class Executor:
         idle = [c for c in resolved.candidates if unfinished.get(c.server.name, 0) == least]
         return random.choice(idle)  # noqa: S311 - among equals; a fixed order would send every one-shot to the first
 
-    async def _start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:
+    async def start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:
+        """Put an invocation on record as started; whoever does that sees that it ends."""
         invocation = prepared.invocation
         lease = await self._leases.cover(invocation)
         try:
@@ -229,20 +248,39 @@ class Executor:
         printed = Printed(on_log, kept=self._record_model_log)
         return Started(prepared=prepared, actor=actor, lease=lease, timings=Timings(), printed=printed, inputs=hashed)
 
-    async def _perform(
-        self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
-    ) -> Reply:
+    @contextlib.asynccontextmanager
+    async def worker(
+        self,
+        prepared: Prepared,
+        deadline: float | None,
+        timings: Timings,
+        on_log: LogCallback | None,
+        *,
+        session: Session | None = None,
+    ) -> AsyncIterator[Session]:
+        """Give a worker of the pool, that of `session` if it is said.
+
+        Raises:
+            DeadlineExceeded: none was ready in time.
+            MerError: as Pool.worker.
+        """
         async with contextlib.AsyncExitStack() as stack:
             took: dict[str, int] = {}
             worker = self._pool.worker(
-                prepared.workplace.host, prepared.workplace.plan, owner=self._owner, on_log=on_log, timings=took
+                prepared.workplace.host,
+                prepared.workplace.plan,
+                owner=self._owner,
+                on_log=on_log,
+                timings=took,
+                session=session,
             )
             lane = CURRENT.get()
             asked = 0 if lane is None else lane.now()
             try:
                 async with asyncio.timeout_at(deadline) as patience:
-                    session = await stack.enter_async_context(worker)
-                timings.queue_us, timings.start_us = took.get("queue_us", 0), took.get("start_us", 0)
+                    given = await stack.enter_async_context(worker)
+                timings.queue_us += took.get("queue_us", 0)  # what was sealed has had a worker before
+                timings.start_us += took.get("start_us", 0)
             except TimeoutError as error:
                 if not patience.expired():
                     raise
@@ -251,21 +289,35 @@ class Executor:
                 queued = asked + timings.queue_us
                 lane.add("queue", asked, queued)
                 lane.add("worker", queued, queued + timings.start_us)
-            sent = self._monotonic()
-            if lane is None:
-                reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
-            else:
-                reply = await tracing.infer(session, lane, prepared.encoded, deadline=deadline, on_log=on_log)
+            yield given
+
+    async def _perform(
+        self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
+    ) -> Reply:
+        async with self.worker(prepared, deadline, timings, on_log) as session:
+            lane, sent = CURRENT.get(), self._monotonic()
+            with within(prepared.candidate.version.spec.limits.wall_seconds, deadline, now=sent) as due:
+                if lane is None:
+                    reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
+                else:
+                    reply = await tracing.infer(session, lane, prepared.encoded, deadline=due, on_log=on_log)
             timings.run_us = reply.run_us
             timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
             return reply
 
-    async def _end(
-        self, started: Started, *, outcome: Outcome, error: MerError | None = None, reply: Reply | None = None
+    async def end(
+        self,
+        started: Started,
+        *,
+        outcome: Outcome,
+        error: MerError | None = None,
+        reply: Reply | None = None,
+        streamed: Streamed | None = None,
     ) -> bool:
         """Put the end on record, and go on with that if the caller is cancelled (again) meanwhile."""
         finishing = asyncio.create_task(
-            self._finish(started, outcome=outcome, error=error, reply=reply), name="recording a finish"
+            self._finish(started, outcome=outcome, error=error, reply=reply, streamed=streamed),
+            name="recording a finish",
         )
         finishing.add_done_callback(functools.partial(self._ended, started.prepared.invocation))
         return await asyncio.shield(finishing)
@@ -287,6 +339,7 @@ class Executor:
         outcome: Outcome,
         error: MerError | None,
         reply: Reply | None,
+        streamed: Streamed | None,
     ) -> bool:
         """Put the end on record; return False where it is not in the log (see Finishes.record)."""
         prepared = started.prepared
@@ -294,6 +347,10 @@ class Executor:
         if reply is not None:
             with span("digests of outputs"):
                 outputs = await asyncio.to_thread(digests, reply.descriptors, reply.segments)
+        inputs = await started.inputs
+        if streamed is not None:
+            inputs = inputs + streamed.inputs.described()
+            outputs = outputs + streamed.outputs.described()
         bodies = await self._recorder.bodies()
         body = bodies.finished(
             at=self._recorder.now(),
@@ -304,15 +361,17 @@ class Executor:
             outcome=outcome,
             error=error,
             timings=started.timings,
-            inputs=await started.inputs,
+            inputs=inputs,
             outputs=outputs,
+            parts=None if streamed is None or reply is not None else streamed.outputs.parts,
             log=started.printed.end(),
         )
         with span("record finished"):
             return await self._finishes.record(prepared.invocation, body)
 
 
-def _outcome(error: BaseException) -> Outcome:
+def outcome_of(error: BaseException) -> Outcome:
+    """Return the outcome of an invocation that ended by this error."""
     match error:
         case Busy():
             return Outcome.REFUSED
@@ -322,17 +381,17 @@ def _outcome(error: BaseException) -> Outcome:
             return Outcome.TIMED_OUT
         case WorkerLost():
             return Outcome.LOST
-        case asyncio.CancelledError() | KeyboardInterrupt() | Interrupted():
+        case asyncio.CancelledError() | KeyboardInterrupt() | GeneratorExit() | Interrupted():
             return Outcome.CANCELLED
         case _:
             return Outcome.FAILED
 
 
-def _told(error: BaseException) -> MerError:
+def told(error: BaseException) -> MerError:
     """Return what the record is to say: a cancelled task has no words of its own."""
     if isinstance(error, MerError):
         return error
-    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
         return Interrupted("cancelled by its caller")
     return MerError(f"{type(error).__name__}: {error}")
 

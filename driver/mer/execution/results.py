@@ -20,5 +20,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     server: str
     timings: Timings
+    parts: int | None = None
+    """Of an answer that came in parts, how many; `outputs` are then those of the end, if the model gave any there."""
     recorded: bool = True
     """False: the database went away before the finish could be recorded; it waits in the journal of the state folder."""
