@@ -138,6 +138,7 @@ class Mer:
         timeout: float | None = None,
         actor: Actor | None = None,
         on_log: LogCallback | None = None,
+        trace: Trace | None = None,
     ) -> RunStream:
         """Run one invocation, and give the answer in parts, each as soon as it is there; it starts when the first is asked for.
 
@@ -151,7 +152,7 @@ class Mer:
             return self._sealing.stream(reference, timeout=timeout)
         actor = actor or self.actor
         return self._streaming.stream(
-            reference, inputs or {}, actor=actor, parts=parts, on=on, timeout=timeout, on_log=on_log
+            reference, inputs or {}, actor=actor, parts=parts, on=on, timeout=timeout, on_log=on_log, trace=trace
         )
 
     async def seal(

@@ -124,6 +124,16 @@ def span(name: str, **args: object) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def resumed(lane: Lane | None) -> Iterator[None]:
+    """Work for an invocation within the block: for what is no task of its own, as a generator."""
+    token = CURRENT.set(lane)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
+
+
+@contextlib.contextmanager
 def traced(trace: Trace | None, name: str) -> Iterator[Lane | None]:
     """Trace all that the block does as one invocation; nothing without a trace."""
     if trace is None:

@@ -363,7 +363,7 @@ class Executor:
             timings=started.timings,
             inputs=inputs,
             outputs=outputs,
-            parts=None if streamed is None or reply is not None else streamed.outputs.parts,
+            parts=_parts(streamed, whole=reply is not None or error is not None),
             log=started.printed.end(),
         )
         with span("record finished"):
@@ -385,6 +385,11 @@ def outcome_of(error: BaseException) -> Outcome:
             return Outcome.CANCELLED
         case _:
             return Outcome.FAILED
+
+
+def _parts(streamed: Streamed | None, *, whole: bool) -> int | None:
+    """Return what the record says of how many parts there were: nothing of an answer, or an error, that came at once."""
+    return None if streamed is None or (whole and not streamed.outputs.parts) else streamed.outputs.parts
 
 
 def told(error: BaseException) -> MerError:

@@ -13,6 +13,8 @@ from mer.core.errors import HandleUnknown
 from mer.core.records import Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
+from mer.core.trace import META, Lane, Trace, resumed, span
+from mer.execution import tracing
 from mer.execution.digests import Rolling
 from mer.execution.executor import Executor, Started, Streamed, outcome_of, told
 from mer.execution.inputs import encode_inputs
@@ -66,8 +68,9 @@ class Progress:
 class Streaming:
     """Runs invocations whose answers come in parts."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, trace: Trace | None = None) -> None:
         self._executor = executor
+        self._trace = trace
         self._under_way: weakref.WeakSet[AsyncGenerator[dict[str, Any], None]] = weakref.WeakSet()
         """Streams that may be somewhere in their middle."""
 
@@ -92,11 +95,17 @@ class Streaming:
         on: str | None = None,
         timeout: float | None = None,
         on_log: LogCallback | None = None,
+        trace: Trace | None = None,
     ) -> RunStream:
         """Run one invocation (see `Mer.stream`), from the first time that a part is asked for."""
         progress = Progress()
+        trace = trace or self._trace
+        lane = None if trace is None else trace.lane(reference)
+        listener = on_log if lane is None else tracing.marking(lane, on_log)
         return RunStream(
-            self._whole(reference, inputs, progress, actor=actor, parts=parts, on=on, timeout=timeout, on_log=on_log),
+            self._whole(
+                reference, inputs, progress, lane, actor=actor, parts=parts, on=on, timeout=timeout, on_log=listener
+            ),
             progress,
         )
 
@@ -105,6 +114,7 @@ class Streaming:
         reference: str,
         inputs: Mapping[str, Any],
         progress: Progress,
+        lane: Lane | None,
         *,
         actor: Actor,
         parts: InputParts | None,
@@ -113,15 +123,22 @@ class Streaming:
         on_log: LogCallback | None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         began, timeout = time.monotonic(), check_timeout(timeout)
-        prepared = await self._executor.prepare(reference, inputs, actor=actor, on=on, partial=parts is not None)
-        deadline = self._executor.deadline(timeout, began)
-        started = await self._executor.start(prepared, actor, on_log)
-        running = self.watched(self.running(started, progress, deadline, parts=parts))
+        asked = 0 if lane is None else lane.now()
+        with resumed(lane):
+            with span("prepare"):
+                prepared = await self._executor.prepare(
+                    reference, inputs, actor=actor, on=on, partial=parts is not None
+                )
+            deadline = self._executor.deadline(timeout, began)
+            started = await self._executor.start(prepared, actor, on_log)
+        running = self.watched(self.running(started, progress, deadline, parts=parts, lane=lane))
         try:
             async for part in running:
                 yield part
         finally:
             await running.aclose()
+            if lane is not None:
+                lane.add("invocation", asked, lane.now(), reference=reference)
 
     async def running(
         self,
@@ -131,6 +148,7 @@ class Streaming:
         *,
         parts: InputParts | None = None,
         handle: Handle | None = None,
+        lane: Lane | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Give the parts of an invocation that is on record as started, with its inputs or those that were sealed."""
         executor, prepared = self._executor, started.prepared
@@ -139,27 +157,40 @@ class Streaming:
         last: Reply | None = None
         try:
             session = None if handle is None else _session(handle)
-            async with executor.worker(prepared, deadline, started.timings, started.printed, session=session) as given:
-                with within(prepared.candidate.version.spec.limits.wall_seconds, deadline, now=time.monotonic()) as due:
-                    stream = await self._open(given, started, due, further, handle)
-                    sent = time.monotonic()
-                    try:
-                        async for reply in stream:
-                            last = reply if stream.whole else None
-                            if last is None or streamed.outputs.parts:
-                                await streamed.outputs.add(reply.descriptors, reply.segments)
-                            if last is None:
-                                yield reply.outputs
-                    finally:
-                        await stream.aclose()
-                        started.timings.run_us = stream.run_us
-                        took = round((time.monotonic() - sent) * 1e6)
-                        started.timings.transfer_us = max(0, took - stream.run_us)
+            async with contextlib.AsyncExitStack() as stack:
+                with resumed(lane):
+                    worker = executor.worker(prepared, deadline, started.timings, started.printed, session=session)
+                    given = await stack.enter_async_context(worker)
+                wall, sent = prepared.candidate.version.spec.limits.wall_seconds, time.monotonic()
+                asked = 0 if lane is None else lane.now()
+                due = stack.enter_context(within(wall, deadline, now=sent))
+                meta = (
+                    {META: True}
+                    if lane is not None and tracing.CAPABILITY in given.hello.get("capabilities", ())
+                    else None
+                )
+                stream = await self._open(given, started, due, further, handle, meta)
+                try:
+                    async for reply in stream:
+                        last = reply if stream.whole else None
+                        if last is None or streamed.outputs.parts:
+                            await streamed.outputs.add(reply.descriptors, reply.segments)
+                        if last is None:
+                            yield reply.outputs
+                finally:
+                    await stream.aclose()
+                    started.timings.run_us = stream.run_us
+                    took = round((time.monotonic() - sent) * 1e6)
+                    started.timings.transfer_us = max(0, took - stream.run_us)
+                if lane is not None and stream.end is not None:
+                    await tracing.show(given, lane, prepared.encoded, stream.end, sent=asked, came=lane.now())
         except BaseException as error:  # every end goes on record: a reader who goes too
-            await executor.end(started, outcome=ended(error), error=told(error), streamed=streamed)
+            with resumed(lane):
+                await executor.end(started, outcome=ended(error), error=told(error), streamed=streamed)
             raise
         whole = last if last is not None and not streamed.outputs.parts else None
-        recorded = await executor.end(started, outcome=Outcome.SUCCEEDED, reply=whole, streamed=streamed)
+        with resumed(lane):
+            recorded = await executor.end(started, outcome=Outcome.SUCCEEDED, reply=whole, streamed=streamed)
         progress.result = result_of(started, last, None if whole else streamed.outputs.parts, recorded=recorded)
         if last is not None:
             yield last.outputs
@@ -171,11 +202,12 @@ class Streaming:
         deadline: float | None,
         parts: AsyncIterator[Encoded] | None,
         handle: Handle | None,
+        meta: Mapping[str, Any] | None,
     ) -> PartStream:
         if handle is None:
-            message = inference(session, started.prepared.encoded, deadline=deadline)
+            message = inference(session, started.prepared.encoded, meta=meta, deadline=deadline)
         else:
-            message = by_handle(session, handle, deadline=deadline)
+            message = by_handle(session, handle, meta=meta, deadline=deadline)
         return await PartStream.open(session, message, parts=parts, deadline=deadline, on_log=started.printed)
 
 

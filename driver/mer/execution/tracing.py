@@ -31,7 +31,13 @@ async def infer(
     except BaseException as error:
         lane.add("call", sent, lane.now(), error=type(error).__name__)
         raise
-    came = lane.now()
+    await show(session, lane, encoded, reply, sent=sent, came=lane.now())
+    return reply
+
+
+async def show(session: Session, lane: Lane, encoded: Encoded, reply: Reply, *, sent: int, came: int) -> None:
+    """Add the spans of a call that has ended well, here and in the worker."""
+    able = CAPABILITY in session.hello.get("capabilities", ())
     lane.add("call", sent, came)
     pid = session.hello.get("pid")
     spans = _spans(reply.meta) if able else []
@@ -51,7 +57,6 @@ async def infer(
         lane.add(name, began, ended, worker=pid if isinstance(pid, int) else 0)
     lane.add("request on its way", sent, begin, bytes=sum(map(len, encoded.segments)))
     lane.add("answer on its way", end, came, bytes=sum(map(len, reply.segments)))
-    return reply
 
 
 def _spans(meta: Mapping[str, Any]) -> list[tuple[str, int, int]]:

@@ -7,18 +7,22 @@ have is a worker's isolation: it blocks the event loop, its prints are the calle
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mer.core.errors import InputInvalid, WorkerLost
+from mer.core.errors import InputInvalid, MerError, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.failing import error_of
 from mer.meal.loaded import LoadedModel
 from mer.meal.plan import WorkerPlan
+from mer.meal.seals import Handle, check_keep
+from mer.meal.streams import InputParts, each
 from mer_worker.context import Context
 from mer_worker.failures import Failure, of_model
+from mer_worker.outputs import Outputs
 from mer_worker.runners import Runner, load
+from mer_worker.serving.streams import is_parts
 from mer_worker.tensors import Encoded, decode, encode
 from mer_worker.wire import WireError
 
@@ -31,6 +35,8 @@ class InProcess(LoadedModel):
         self._folder = folder
         self._arrays = arrays
         self._undo = undo
+        self._sealed: dict[str, Any] = {}
+        self._seals = 0
 
     @classmethod
     def load(cls, plan: WorkerPlan) -> InProcess:
@@ -62,22 +68,87 @@ class InProcess(LoadedModel):
 
     async def infer(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | Handle,
         *,
         meta: Mapping[str, Any] | None = None,
         timeout: float | None = None,  # noqa: ARG002 - nothing can stop a handler in its own thread
         on_log: LogCallback | None = None,  # noqa: ARG002 - its prints are the caller's own
     ) -> dict[str, Any]:
-        if self._runner is None:
-            raise WorkerLost("the model was closed")
+        runner, given = self._loaded(), self._given(inputs)
         try:
-            given = _across(encode(inputs), self._arrays, writable=False)
-        except WireError as error:
-            raise InputInvalid(str(error)) from error
-        try:
-            return _across(encode(self._runner.infer(given, Context(meta=meta))), self._arrays, writable=True)
+            outputs = runner.infer(given, Context(meta=meta, outputs=Outputs(self._arrays)))
+            return _across(encode(outputs), self._arrays, writable=True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
             _fail(error, "model", "in the handler")
+
+    async def stream(
+        self,
+        inputs: Mapping[str, Any] | Handle,
+        *,
+        parts: InputParts | None = None,
+        meta: Mapping[str, Any] | None = None,
+        timeout: float | None = None,  # noqa: ARG002 - as for infer
+        on_log: LogCallback | None = None,  # noqa: ARG002
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """As LoadedModel.stream; input parts are gathered first, since the handler runs in the thread that would give them."""
+        runner, given = self._loaded(), self._given(inputs)
+        gathered = [] if parts is None else [self._given(part) async for part in each(parts)]
+        try:
+            outputs = runner.begin(given, Context(0, meta, gathered, Outputs(self._arrays)))
+            if is_parts(outputs):
+                try:
+                    while True:
+                        part = runner.checked(next(outputs))
+                        yield _across(encode(part), self._arrays, writable=True)
+                except StopIteration as end:
+                    outputs = {} if end.value is None else runner.checked(end.value)
+                finally:
+                    if hasattr(outputs, "close"):
+                        outputs.close()
+            if outputs:
+                yield _across(encode(outputs), self._arrays, writable=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            _fail(error, "model", "in the handler")
+
+    async def seal(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        keep: float | None = None,
+        timeout: float | None = None,  # noqa: ARG002 - as for infer
+        on_log: LogCallback | None = None,  # noqa: ARG002
+    ) -> Handle:
+        runner, given, seconds = self._loaded(), self._given(inputs), check_keep(keep)
+        try:
+            staged = runner.seal(given)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            _fail(error, "model", "while inputs were sealed")
+        self._seals += 1
+        text = f"sealed-{self._seals}"
+        self._sealed[text] = staged
+        return Handle(self, text, seconds, self._forget)
+
+    @property
+    def lost(self) -> MerError | None:
+        """Why nothing is sealed here any more."""
+        return None if self._runner is not None else WorkerLost("the model was closed")
+
+    async def _forget(self, text: str) -> None:
+        del self._sealed[text]
+
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            raise WorkerLost("the model was closed")
+        return self._runner
+
+    def _given(self, inputs: Mapping[str, Any] | Handle) -> Any:
+        """Return what the handler gets."""
+        if isinstance(inputs, Handle):
+            return self._sealed.pop(inputs.use(self))
+        try:
+            return _across(encode(inputs), self._arrays, writable=False)
+        except WireError as error:
+            raise InputInvalid(str(error)) from error
 
     async def aclose(self) -> None:
         if self._runner is not None:

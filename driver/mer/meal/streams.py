@@ -42,6 +42,8 @@ class PartStream:
         self._over = False
         self.run_us = 0
         """Microseconds that the handler has run, by the worker's clock, when it sent what was read last."""
+        self.end: Reply | None = None
+        """What the request ended with, once it has ended well."""
         self.whole = False
         """Whether what was read last is the end of the answer: the only part of a model that answers at once."""
 
@@ -133,7 +135,7 @@ class PartStream:
         if failed is not None:
             raise failed
         reply = self._session.reply(await self._session.outcome(self._request, call))
-        self.run_us = reply.run_us
+        self.run_us, self.end = reply.run_us, reply
         if not reply.descriptors:
             raise StopAsyncIteration
         self.whole = True

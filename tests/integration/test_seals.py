@@ -1,0 +1,180 @@
+"""Inputs that are sent ahead and run by handle, through a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mer.core.errors import Busy, HandleUnknown, ModelFailed, UsageError
+from mer.meal import seals
+from mer.meal.library import load_unpacked
+from mer.meal.loaded import LoadedModel, WorkerModel
+from mer_worker.serving.seals import MOST_SEALED
+from tests.support.peers import PEERS
+from tests.support.workers import handler_folder, until
+
+STAGES = """
+    import os
+
+    held = 0
+
+    class Staged:
+        def __init__(self, value):
+            global held
+            self.value = value
+            held += 1
+
+        def __del__(self):
+            global held
+            held -= 1
+
+    class Model:
+        def seal(self, inputs):
+            if inputs["x"] == "bad":
+                raise ValueError("cannot be staged")
+            return Staged(inputs["x"])
+
+        def __call__(self, inputs, context):
+            if isinstance(inputs, Staged):
+                return self.parts(inputs.value) if inputs.value == "parts" else {
+                    "staged": inputs.value, "meta": dict(context.meta)}
+            if inputs == {"x": "die"}:
+                os._exit(3)
+            return {"held": held}
+
+        def parts(self, value):
+            yield {"part": 1}
+            yield {"part": 2}
+
+    def load():
+        return Model()
+"""
+
+PLAIN = """
+    def load():
+        return lambda inputs: inputs
+"""
+
+
+@pytest.fixture(params=["control", "in-band"])
+async def model(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WorkerModel]:
+    host = next(peer for peer in PEERS if peer.name == request.param).host(tmp_path)
+    folder = handler_folder(tmp_path / "model", STAGES)
+    async with await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host) as loaded:
+        assert isinstance(loaded, WorkerModel)
+        yield loaded
+
+
+async def held(model: LoadedModel) -> int:
+    count = (await model.infer({"x": 0}))["held"]
+    assert isinstance(count, int)
+    return count
+
+
+async def test_what_was_staged_is_run_once_and_let_go(model):
+    handle = await model.seal({"x": "a"})
+    assert await held(model) == 1
+    assert await model.infer(handle, meta={"k": 1}) == {"staged": "a", "meta": {"k": 1}}
+    assert await held(model) == 0
+    assert handle.gone
+    with pytest.raises(HandleUnknown):
+        await model.infer(handle)
+
+
+async def test_a_handler_without_seal_gets_the_inputs_as_they_are(tmp_path):
+    host = PEERS[0].host(tmp_path)
+    folder = handler_folder(tmp_path / "model", PLAIN)
+    async with await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host) as model:
+        assert await model.infer(await model.seal({"x": "a", "y": 1})) == {"x": "a", "y": 1}
+
+
+async def test_sealed_inputs_may_be_answered_in_parts(model):
+    handle = await model.seal({"x": "parts"})
+    assert [part async for part in model.stream(handle)] == [{"part": 1}, {"part": 2}]
+
+
+async def test_several_are_kept_and_run_in_any_order(model):
+    first, second = await model.seal({"x": "a"}), await model.seal({"x": "b"})
+    assert (await model.infer(second))["staged"] == "b"
+    assert (await model.infer(first))["staged"] == "a"
+
+
+async def test_what_is_released_is_let_go(model):
+    handle = await model.seal({"x": "a"})
+    await model.release(handle)
+    assert await held(model) == 0
+    with pytest.raises(HandleUnknown):
+        await model.release(handle)
+    with pytest.raises(HandleUnknown):
+        await model.infer(handle)
+
+
+async def test_what_is_kept_for_too_long_is_let_go(model):
+    handle = await model.seal({"x": "a"}, keep=0.1)
+    await until(lambda: handle.gone)
+    assert await held(model) == 0
+    with pytest.raises(HandleUnknown):
+        await model.infer(handle)
+
+
+async def test_an_error_of_staging_is_the_models(model):
+    with pytest.raises(ModelFailed, match="cannot be staged") as caught:
+        await model.seal({"x": "bad"})
+    assert "raise ValueError" in (caught.value.traceback or "")
+    assert await held(model) == 0
+
+
+async def test_one_more_than_may_be_kept_is_busy(model):
+    handles = [await model.seal({"x": number}) for number in range(MOST_SEALED)]
+    with pytest.raises(Busy, match="sealed already"):
+        await model.seal({"x": "more"})
+    await model.release(handles.pop())
+    await model.seal({"x": "more"})
+
+
+async def test_a_worker_that_died_has_nothing_sealed(model):
+    handle = await model.seal({"x": "a"})
+    with pytest.raises(Exception, match="status 3"):
+        await model.infer({"x": "die"})
+    assert await held(model) == 0  # another worker
+    with pytest.raises(HandleUnknown, match="has ended"):
+        await model.infer(handle)
+
+
+async def test_a_handle_of_another_model_is_unknown(model, tmp_path):
+    folder = handler_folder(tmp_path / "other", PLAIN)
+    async with await load_unpacked(folder, entry="handler:load", in_process=True) as other:
+        handle = await other.seal({"x": "a"})
+        with pytest.raises(HandleUnknown, match="another model"):
+            await model.infer(handle)
+        assert await other.infer(handle) == {"x": "a"}
+
+
+async def test_a_handle_that_the_worker_does_not_know_is_an_error_and_no_crash(model):
+    handle = await model.seal({"x": "a"})
+    message = seals.by_handle(model.session, handle)
+    await model.session.ask(message)
+    with pytest.raises(HandleUnknown, match="used, released or forgotten"):
+        await model.session.ask(message)
+    assert await held(model) == 0
+
+
+@pytest.mark.parametrize("keep", [0, -1, float("nan"), float("inf"), seals.MOST_SEAL_SECONDS + 1])
+async def test_a_time_that_is_none_is_refused(model, keep):
+    with pytest.raises(UsageError, match="seconds"):
+        await model.seal({"x": "a"}, keep=keep)
+
+
+async def test_in_this_process_it_is_the_same(tmp_path):
+    folder = handler_folder(tmp_path / "model", STAGES)
+    async with await load_unpacked(folder, entry="handler:load", arrays="buffer", in_process=True) as model:
+        handle = await model.seal({"x": "a"})
+        assert await held(model) == 1
+        assert (await model.infer(handle))["staged"] == "a"
+        short = await model.seal({"x": "b"}, keep=0.05)
+        await asyncio.sleep(0.2)
+        assert short.gone
+        assert await held(model) == 0
