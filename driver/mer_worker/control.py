@@ -22,23 +22,18 @@ from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from queue import SimpleQueue
     from typing import Optional
+
+    from mer_worker.backlog import Backlog
 
 _LOOK_MILLISECONDS = 5000
 """How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
-
 
 _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
 """What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
 
 _MOST_TOLD = 64
 """Requests that a pong tells of: enough to see which one hangs."""
-
-_MOST_WAITING = 1024
-_MOST_WAITING_BYTES = 1 << 30
-"""Frames, and bytes of their bodies, that a worker over a single stream keeps while its model computes. It reads on, since
-a cancel may come; a request beyond this is answered as busy."""
 
 
 class Pulse:
@@ -85,7 +80,7 @@ class Listener:
         interrupts: Interrupts,
         pulse: Pulse,
         ending: Ending,
-        others: Optional[SimpleQueue[Frame]] = None,
+        others: Optional[Backlog] = None,
     ) -> None:
         self._descriptor = descriptor
         self._decoder = decoder
@@ -94,7 +89,6 @@ class Listener:
         self._pulse = pulse
         self._ending = ending
         self._others = others
-        self._kept = 0
         self.tidy: Optional[Callable[[], None]] = None
         """Is called every few seconds, whatever the main thread does."""
 
@@ -137,18 +131,13 @@ class Listener:
                 elif self._others is not None:
                     self._hand_on(frame, self._others)
 
-    def _hand_on(self, frame: Frame, others: SimpleQueue[Frame]) -> None:
+    def _hand_on(self, frame: Frame, others: Backlog) -> None:
         """Let the main thread have a frame, if it is not too far behind."""
-        waiting = others.qsize()
-        if not waiting:
-            self._kept = 0  # of bodies since the queue was last empty: never less than what waits
-        self._kept += len(frame.body)
-        full = waiting >= _MOST_WAITING or (waiting and self._kept > _MOST_WAITING_BYTES)
-        if full and frame.kind in _REFUSABLE:
-            self._kept -= len(frame.body)
+        waiting = len(others)
+        if others.full and frame.kind in _REFUSABLE:
             text = f"{waiting} requests wait in this worker already"
             self._answers.send(error_frame(Failure("busy", "queue-full", text), frame.request))
-        elif waiting >= 4 * _MOST_WAITING:
+        elif others.overflowing:
             raise WireError(f"{waiting} frames wait: more were sent than were asked for")
         else:
             others.put(frame)

@@ -25,6 +25,8 @@ class Failure(Exception):
         self.code = code
         self.message = message
         self.traceback = traceback
+        self.ends = kind == "lost"
+        """Whether the worker ends with it."""
 
 
 def of_model(error: BaseException, kind: str, doing: str) -> Failure:
@@ -61,9 +63,11 @@ def traceback_of(error: BaseException) -> Optional[str]:
 
 def error_frame(failure: Failure, request: int) -> bytes:
     """Return the frame that says so; texts are cut in the middle at their cap."""
-    fields = {"kind": failure.kind, "code": failure.code, "message": _cut(failure.message)}
+    fields: dict[str, object] = {"kind": failure.kind, "code": failure.code, "message": _cut(failure.message)}
     if failure.traceback:
         fields["traceback"] = _cut(failure.traceback)
+    if failure.ends:
+        fields["ends"] = True
     return frame(Kind.ERROR, fields, request=request)
 
 

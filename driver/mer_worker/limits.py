@@ -45,7 +45,7 @@ ROOM_BYTES = 512 << 20
 _FILES_OF_OURS = 16
 """Files beyond the limit, to tell that it was reached."""
 
-CPU_ROOM = 3
+CPU_ROOM = 1
 """Seconds of CPU after which the kernel ends a worker that no interrupt has stopped."""
 
 _MOST_EXCEEDED = 1024
@@ -249,6 +249,7 @@ class Watch:
             Failure("limit", limit, message),
             Failure("lost", "limit", f"another request's fault: {message}"),
         )
+        failure.ends = True
         running = self._conversation.pulse.running()
 
         def tell() -> None:

@@ -131,9 +131,9 @@ class Worker:
             listener.tidy = None if conversation.memory is None else conversation.memory.tidy
             listener.start()
             return StreamSource(source, self._decoder)
-        from queue import SimpleQueue
+        from mer_worker.backlog import Backlog  # and the queue that it needs: for a worker over one stream only
 
-        waiting: SimpleQueue[Frame] = SimpleQueue()
+        waiting = Backlog()
         Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting).start()
         return QueueSource(waiting, lambda: self._is_fork)  # a fork has no listener, and would wait for ever
 

@@ -11,9 +11,9 @@ from mer_worker.wire import RECEIVE_BYTES, Decoder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from queue import SimpleQueue
     from typing import Optional
 
+    from mer_worker.backlog import Backlog
     from mer_worker.wire import Frame
 
 _LOOK_MILLISECONDS = 250
@@ -70,7 +70,7 @@ class QueueSource:
 
     clear = False
 
-    def __init__(self, frames: SimpleQueue[Frame], ended: Callable[[], bool]) -> None:
+    def __init__(self, frames: Backlog, ended: Callable[[], bool]) -> None:
         """Take frames from a queue until `ended` says that nothing fills it any more."""
         self._frames = frames
         self._ended = ended

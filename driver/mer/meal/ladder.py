@@ -72,6 +72,11 @@ class Ladder:
             self._tell(call, "the deadline passed; the model did not let itself be stopped, so its worker was ended")
             self._give_up(WorkerLost("the worker was ended, since a request did not let itself be stopped"))
 
+    def retire(self, why: MerError) -> None:
+        """Give the worker no more requests: it says that it ends."""
+        if self.given_up is None:
+            self.given_up = why
+
     def settled(self) -> None:
         """Learn that a request of a worker that was given up has ended: perhaps it was the last."""
         if self._giving_up is not None and not self._calls.waiting:

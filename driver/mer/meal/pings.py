@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from mer.core.errors import DeadlineExceeded, MerError
+from mer.meal.pulse import Pulse, pulse_of
 from mer_worker.wire import Frame, Kind, WireError, pack
 
 
@@ -26,6 +27,10 @@ class Pings:
             MerError: what `fail` was given.
         """
         return (await self._ask(write, seconds))[1]
+
+    async def pulse(self, write: Callable[[bytes], object], *, seconds: float) -> Pulse:
+        """Send a ping by `write`, and return what its answer tells. Raises: as `ask`."""
+        return pulse_of(*await self._ask(write, seconds))
 
     async def clock(self, write: Callable[[bytes], object], *, seconds: float) -> int | None:
         """Return how far the worker's clock is ahead of this one, microseconds, within half a round trip.

@@ -437,10 +437,13 @@ class Session:
             self.ladder.settled()
 
     def _take_error(self, received: Frame) -> None:
+        fields = received.fields()
         if received.request:
+            if fields.get("ends") is True:  # it gets no further request, which would be lost with it
+                self.ladder.retire(WorkerLost(f"the worker is ending: {text(fields, 'message')}"))
+                self.shortcut.close()
             self._take_end(received)
             return
-        fields = received.fields()
         error = ProtocolMismatch if fields.get("code") == "version" else ProtocolViolation
         self._end_with(error(f"the worker gave up: {text(fields, 'message')}"))
 

@@ -6,6 +6,7 @@ import asyncio
 
 from mer.core.errors import DeadlineExceeded, MerError, WorkerLost
 from mer.core.trace import span
+from mer.meal.batching import BatchingSession
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
@@ -40,7 +41,11 @@ async def start_once(
         await asyncio.shield(host.kill(launch))
         raise
     left = max(0.0, deadline - asyncio.get_running_loop().time())
-    session = await Session.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
+    kind = Session if plan.spec.batch is None else BatchingSession
+    session = await kind.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
+    if isinstance(session, BatchingSession) and plan.spec.batch is not None:
+        session.batch = plan.spec.batch
+    session.ladder.in_order = plan.spec.concurrency == 1
     try:
         with span("load"):
             await session.load(plan.fields(), deadline=deadline, on_log=on_log)

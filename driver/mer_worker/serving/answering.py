@@ -37,7 +37,7 @@ def answer(conversation: Conversation, request: int, outputs: Any, seconds: floa
         WireError: the outputs cannot be sent.
     """
     number = min(int(1e6 * seconds), U32)
-    return encode(outputs).message(Kind.RESULT, request, number=number, most=conversation.most_body)
+    return conversation.message(encode(outputs), Kind.RESULT, request, number=number)
 
 
 def failure_of(conversation: Conversation, error: BaseException, request: int) -> bytes:

@@ -1,0 +1,50 @@
+"""What the listening thread has read and the main thread has not taken yet, where both share one stream."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mer_worker.wire import Frame
+
+MOST_WAITING = 1024
+MOST_WAITING_BYTES = 1 << 30
+"""Frames, and bytes of their bodies, that a worker over a single stream keeps while its model computes. It reads on, since
+a cancel may come; a request beyond this is answered as busy."""
+
+
+class Backlog:
+    """Frames in order: one thread puts them, another one takes them."""
+
+    def __init__(self) -> None:
+        self._frames: SimpleQueue[Frame] = SimpleQueue()
+        # each is written by one thread only, so that neither needs a lock
+        self._put = 0
+        self._taken = 0
+
+    def __len__(self) -> int:
+        """Return how many frames wait."""
+        return self._frames.qsize()
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that one more request is too many."""
+        waiting = self._frames.qsize()
+        return waiting >= MOST_WAITING or (waiting > 0 and self._put - self._taken >= MOST_WAITING_BYTES)
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether more waits than anybody was allowed to send."""
+        return self._frames.qsize() >= 4 * MOST_WAITING
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame."""
+        self._put += len(frame.body)
+        self._frames.put(frame)
+
+    def get(self) -> Frame:
+        """Wait for the next frame."""
+        frame = self._frames.get()
+        self._taken += len(frame.body)
+        return frame
