@@ -146,7 +146,7 @@ class Worker:
             self._memory = {"refused": str(error)}
         else:
             self._decoder.claim = memory.claim
-            self._conversation.incoming.claim = memory.theirs.claim
+            self._conversation.incoming.memory = memory.theirs
             self._memory = {"layout": LAYOUT}
 
     def _forked(self) -> None:

@@ -95,11 +95,28 @@ class TheirFile:
         Raises:
             WireError: no segment can lie there.
         """
-        if start % GRAIN or start < self._first or size < 1 or start + size > self.size:
-            raise WireError(f"a segment of {size} bytes at {start}, in a memory of {self.size}")
+        self._check(start, size)
         watch, view = _anchored(self._map, start, size, self.dead)
         self._held[start] = watch
         return view
+
+    def array(self, kind: Any, shape: tuple[int, ...], dtype: Any, start: int, size: int) -> Any:
+        """Return a segment as an array of numpy, as `claim` does: `kind` is its class, and what it is a view of says nothing.
+
+        Raises:
+            WireError: no segment can lie there.
+        """
+        self._check(start, size)
+        array = kind(shape, dtype, self._map, start)
+        self._held[start] = watch = _Watch(array, self.dead.append)  # each view of it holds the array itself
+        watch.start = start
+        return array
+
+    def _check(self, start: int, size: int) -> None:
+        if start % GRAIN or start < self._first or size < 1 or start + size > self.size:
+            raise WireError(f"a segment of {size} bytes at {start}, in a memory of {self.size}")
+        if self.dead:
+            self.settle()
 
     def settle(self) -> None:
         """Give back the segments that nobody looks at any more."""
@@ -219,6 +236,28 @@ class OwnFile:
                 return None
         self.write(start, segment)
         return start
+
+    def put_at_once(self, segment: Any, size: int) -> Optional[int]:
+        """Put a segment where there are pages for it, as the receiver's; None where there are none.
+
+        Raises:
+            IndexError, TypeError, ValueError, BufferError: the segment is not contiguous, or of another size.
+        """
+        if self._lent:  # it may lie here already
+            return None
+        start = self.take(size)
+        if start is None:
+            return None
+        try:
+            if self._has_pages.find(0, start // GRAIN, -(-(start + size) // GRAIN)) < 0:
+                self._map[start : start + size] = segment
+                self.sent((start,))
+                return start
+        except BaseException:
+            self.returned.append(start)
+            raise
+        self.returned.append(start)
+        return None
 
     def sent(self, starts: Sequence[int]) -> None:
         """Say that these places belong to the receiver now."""

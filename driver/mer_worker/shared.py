@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional, Union
 
     from mer_worker.memory import OwnFile, TheirFile
+    from mer_worker.templates import Outgoing
     from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
 
@@ -68,6 +69,7 @@ class Placed:
         meta: Mapping[str, Any] | None = None,
         most: int = MAX_BODY_BYTES,
         flags: int = 0,
+        templates: Outgoing | None = None,
     ) -> tuple[Bytes, ...]:
         """Return a whole frame in pieces, as Encoded.message does; the segments are the receiver's from now on.
 
@@ -89,10 +91,13 @@ class Placed:
                 end += -end % ALIGNMENT
             pieces.append(segment)
             end += len(segment)
-        head = with_meta(encoded.layout, meta)
+        template, head = 0, with_meta(encoded.layout, meta)
+        if templates is not None and not meta:
+            template, head = templates.named(encoded.layout)  # the last that may fail: what is given a number is sent
         header = pack(
             kind,
             head,
+            template=template,
             request=request,
             flags=flags | Flag.SHARED,
             segments=len(segments),
@@ -139,6 +144,16 @@ class Sharing:
                     segments[at] = own.at(start, size)
             placed.starts.append(start or 0)
         return placed
+
+    def put(self, segment: Any, size: int) -> Optional[int]:
+        """Copy a buffer into a place that has its pages, for a message that will be sent; None where that takes longer.
+
+        Raises:
+            IndexError, TypeError, ValueError, BufferError: it is not contiguous, or of another size.
+        """
+        if self.theirs.dead:
+            self.theirs.settle()
+        return self.own.put_at_once(segment, size)
 
     def claim(self, received: Frame) -> None:
         """Take over the segments of a received frame: they are given back when the last view of each is gone.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from mer_worker.layout import Layout
+    from mer_worker.memory import TheirFile
 
     Put = Callable[[Any, int], Optional[int]]
     """Copies a buffer of so many bytes into shared memory, for a message that is sent, and returns where; None: it cannot."""
@@ -176,14 +177,14 @@ class Outgoing:
 class Incoming:
     """The receiver's side of one direction."""
 
-    __slots__ = ("_arrays", "_heads", "_kind", "_shared", "_texts", "_writable", "claim", "forms")
+    __slots__ = ("_arrays", "_heads", "_kind", "_shared", "_texts", "_writable", "forms", "memory")
 
     def __init__(self, kind: int, arrays: str, *, writable: bool) -> None:
         """Have forms for frames of `kind`, whose numbers become what `arrays` says, in memory of their own if `writable`."""
         self.forms: dict[bytes, tuple[int, bytes, str, Any, tuple[int, ...], Any, Layout]] = {}
         """By a frame's first 8 bytes: its length and rest, then name, dtype, shape, numpy's ndarray or None, layout."""
-        self.claim: Optional[Callable[[int, int], memoryview]] = None
-        """Gives a view of a segment in shared memory; None: there is none. Raises: WireError."""
+        self.memory: Optional[TheirFile] = None
+        """Where segments in shared memory lie."""
         self._shared: dict[bytes, tuple[str, Any, tuple[int, ...], int, Any, Layout]] = {}
         self._kind = kind
         self._arrays = arrays
@@ -242,23 +243,23 @@ class Incoming:
     def _open_shared(
         self, frame: bytes, name: str, dtype: Any, shape: tuple[int, ...], size: int, array: Any, layout: Layout
     ) -> Optional[tuple[int, int, dict[str, Any], Layout]]:
-        if len(frame) != _SHARED_BYTES or self.claim is None:
+        memory = self.memory
+        if len(frame) != _SHARED_BYTES or memory is None:
             return None
         _, request, head, number, body, start, length = _SHARED.unpack(frame)
         if head or body != _ENTRY_BYTES or length != size or not start:
             return None
         try:
-            view = self.claim(start, size)
+            if array is not None:
+                value = memory.array(array, shape, dtype, start, size)
+                if not self._writable:
+                    value.flags.writeable = False
+            else:
+                view = memory.claim(start, size)
+                value = Buffer(view if self._writable else view.toreadonly(), dtype, shape)
         except WireError:  # told by the general way
             return None
-        if not self._writable:
-            view = view.toreadonly()
-        return (
-            request,
-            number,
-            {name: Buffer(view, dtype, shape) if array is None else array(shape, dtype, view)},
-            layout,
-        )
+        return request, number, {name: value}, layout
 
     def _learn(self, number: int, head: bytes) -> None:
         """Have a form for this template, if it is simple."""

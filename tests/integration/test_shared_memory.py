@@ -288,6 +288,7 @@ class TestEnds:
     async def test_a_call_that_is_given_up_leaves_nothing(self, tmp_path):
         source = "import time\ndef load():\n    return lambda inputs: time.sleep(0.2) or inputs\n"
         async with session_with(tmp_path, source, arrays="numpy") as session:
+            await echo(session, x=large())  # numpy is imported there
             for _ in range(3):
                 task = asyncio.create_task(echo(session, x=large()))
                 await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ DEFAULT_BYTES = 1 << 30
 OFFER: Mapping[str, Any] = {"capabilities": (CAPABILITY,), "memory": {"layout": LAYOUT}}
 """What the hello says to a worker that has inherited the files."""
 
-_SLICE_BYTES = 8 << 20
+SLICE_BYTES = 8 << 20
 """Copied at a time; between two slices, a millisecond or two, the event loop does what else waits."""
 
 _PAUSE_SECONDS = 0.02
@@ -47,9 +47,8 @@ class WorkerMemory:
             theirs = TheirFile(self._descriptors[1], size)
             undo.pop_all()
         self._sharing = Sharing(theirs, own)
-        self.dead = theirs.dead
-        """Not empty: `settle` has something to do."""
         self.settle = theirs.settle
+        self.theirs = theirs
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -82,15 +81,23 @@ class WorkerMemory:
                     placed.starts[-1] = 0
                     continue
             view = memoryview(segment)
-            for at in range(0, size, _SLICE_BYTES):
+            for at in range(0, size, SLICE_BYTES):
                 if at:
                     await asyncio.sleep(0)
                 if self._closed:  # the worker was lost meanwhile: nobody takes this
                     placed.starts.clear()
                     return placed
-                own.write(start + at, view[at : at + _SLICE_BYTES] if size > _SLICE_BYTES else segment)
+                own.write(start + at, view[at : at + SLICE_BYTES] if size > SLICE_BYTES else segment)
         self._watch()
         return placed
+
+    def put(self, segment: Any, size: int) -> int | None:
+        """Copy a buffer into the driver's file at once, for a message that will be sent; None where `place` has to do it.
+
+        Raises:
+            IndexError, TypeError, ValueError, BufferError: it is not contiguous, or of another size.
+        """
+        return self._sharing.put(segment, size)
 
     def take(self, received: Frame) -> None:
         """Take over the segments of a frame. Raises: WireError."""
@@ -126,7 +133,7 @@ class WorkerMemory:
         loop = asyncio.get_running_loop()
         if self._sharing.own.shrink():
             self._timer = loop.call_later(_PAUSE_SECONDS, self._shrink)
-        elif self._sharing.theirs.held or self._sharing.own.beyond:
+        else:
             self._timer = loop.call_later(PERIOD_SECONDS, self._tidy)
 
 

@@ -489,7 +489,7 @@ class Session:
         else:
             self._memory = memory
             self._decoder.claim = memory.take
-            self._incoming.claim = memory.claim
+            self._incoming.memory = memory.theirs
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""

@@ -222,6 +222,8 @@ class Serial:
             if short is None:
                 encoded = encode(outputs)
                 if goes_shared(encoded):
+                    if outgoing is not None:
+                        outgoing.learn(outputs, encoded.layout)  # once its head has a number
                     outputs = {}  # what nobody else holds may go as it is
                 told = None
                 if spans is not None:
@@ -257,6 +259,8 @@ class Serial:
         conversation, outputs = self._conversation, held.pop()
         encoded, outgoing = encode(outputs), conversation.outgoing
         if goes_shared(encoded):
+            if outgoing is not None:
+                outgoing.learn(outputs, encoded.layout)  # once its head has a number
             outputs = {}
         message = conversation.message(encoded, Kind.RESULT, request, number=number, templates=outgoing)
         if outgoing is not None:
