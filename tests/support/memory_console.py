@@ -2,7 +2,8 @@
 
     python -m tests.support.memory_console [OPTIONS] [COMMAND]
 
-The model `echo` is there: `sleep` among its options makes it wait so many seconds.
+The model `echo` is there: `sleep 5` as its text makes it wait so many seconds, `count 3 0.1` makes it answer in three parts
+with such pauses between them, `double` in a part for each that it is given.
 """
 
 import contextlib
@@ -21,8 +22,12 @@ import sys, time
 
 
 def load():
-    def handler(inputs):
+    def handler(inputs, context):
         text = inputs["text"]
+        if text.startswith("count "):
+            return count(int(text.split()[1]), float((text + " 0").split()[2]))
+        if text == "double":
+            return ({"text": 2 * part["text"]} for part in context.parts())
         print("reading", text)
         sys.stdout.flush()
         if text.startswith("sleep "):
@@ -34,6 +39,12 @@ def load():
         return {"text": text.upper()}
 
     return handler
+
+
+def count(to, pause):
+    for number in range(1, to + 1):
+        yield {"number": number}
+        time.sleep(pause)
 """
 
 

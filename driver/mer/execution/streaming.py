@@ -188,7 +188,7 @@ class Streaming:
             with resumed(lane):
                 await executor.end(started, outcome=ended(error), error=told(error), streamed=streamed)
             raise
-        whole = last if last is not None and not streamed.outputs.parts else None
+        whole = None if streamed.outputs.parts else stream.end  # none at all: it answered at once, with nothing
         with resumed(lane):
             recorded = await executor.end(started, outcome=Outcome.SUCCEEDED, reply=whole, streamed=streamed)
         progress.result = result_of(started, last, None if whole else streamed.outputs.parts, recorded=recorded)

@@ -58,7 +58,7 @@ async def save(
             raise ContentUnwritable(f"{folder} cannot be made: {error.strerror or error}") from error
         files = {name: str(folder / file) for name, file in _names(outputs).items()}
     for name, file in files.items():
-        content = await asyncio.to_thread(_content, name, outputs[name], Path(file).suffix.lower())
+        content = await asyncio.to_thread(content_of, name, outputs[name], Path(file).suffix.lower())
         if file == STDOUT:
             console.raw(content)
             continue
@@ -87,7 +87,12 @@ def _names(outputs: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _content(name: str, value: Any, suffix: str) -> bytes:
+def content_of(name: str, value: Any, suffix: str) -> bytes:
+    """Return an output as a file with that suffix has it.
+
+    Raises:
+        UsageError: it has no form there.
+    """
     shown = described(value)
     if suffix == ".npy":
         import numpy

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
 
 from mer.core.errors import FinishNotRecorded, InputInvalid, UsageError
 from mer.core.trace import Trace
+from mer.faces.commands.input_parts import input_parts
 from mer.faces.commands.inputs import read_inputs, unread
 from mer.faces.commands.options import SECONDS
+from mer.faces.commands.output_parts import Parts
 from mer.faces.commands.outputs import planned, save
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
@@ -29,6 +32,12 @@ from mer.faces.render.result import result_document, show_result
     help="Text, JSON, or @FILE (.npy .npz .json .txt, else bytes; @- is stdin, @@ a literal @); several times.",
 )
 @click.option("--inputs", "together", metavar="@FILE", help="All inputs at once, from a .json or .npz file.")
+@click.option(
+    "--input-parts",
+    "further",
+    metavar="FILE",
+    help="Further inputs for a model that takes them while it runs: a JSON object a line; - is stdin.",
+)
 @click.option("--on", metavar="SERVER", help="Run it there.")
 @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Give up after that long.")
 @click.option(
@@ -43,6 +52,9 @@ from mer.faces.render.result import result_document, show_result
     "--trace", "traced", type=Path, metavar="FILE", help="Write what took how long, for ui.perfetto.dev, to a file."
 )
 @click.option("--output-dir", "folder", type=Path, metavar="FOLDER", help="Write every output to a file in there.")
+@click.option(
+    "--jsonl", "lines", is_flag=True, help="Write a JSON object a line for each part of the answer, as it comes."
+)
 @click.pass_obj
 async def command(
     face: Face,
@@ -55,29 +67,46 @@ async def command(
     saved: tuple[str, ...],
     folder: Path | None,
     traced: Path | None,
+    lines: bool,
+    further: str | None,
 ) -> None:
     """Run a model and show what it answers. TEXT is for its only input, or its only string."""
     files = planned(saved)
     if folder is not None and files:
         raise UsageError("--output and --output-dir do not go together")
+    if lines and (files or folder is not None):
+        raise UsageError("--jsonl writes all outputs to stdout: it does not go with --output or --output-dir")
     mer = await face.mer()
     console = face.console
-    inputs = await read_inputs(
-        await mer.spec_of(reference, on=on), text=text, given=given, together=together, stdin=face.stdin
-    )
+    console.json = console.json or lines
+    spec = await mer.spec_of(reference, on=on)
+    inputs = await read_inputs(spec, text=text, given=given, together=together, stdin=face.stdin)
+    parts = None if further is None else input_parts(further, face.stdin)
     trace = Trace() if traced else None
+    stream = mer.stream(reference, inputs, parts=parts, on=on, timeout=timeout, on_log=console.model_log(), trace=trace)
+    shown = Parts(console, lines=lines, files=files, folder=folder)
     try:
-        result = await mer.run(reference, inputs, on=on, timeout=timeout, on_log=console.model_log(), trace=trace)
+        async with contextlib.aclosing(stream):
+            async for outputs in stream:
+                if not stream.whole:
+                    await shown.show(outputs)
     except InputInvalid as error:
         error.hint = error.hint or unread(inputs)
         raise
     finally:
         if traced is not None and trace is not None:
             write_trace(traced, trace)
-    left = await save(console, result.outputs, files, folder)
-    if console.json:
-        console.document(result_document(result, left))
-    elif "-" not in files.values():
-        show_result(console, result, left, inputs)
+    result = stream.result
+    assert result is not None
+    if not stream.whole:
+        shown.end(result)
+    elif lines:
+        await shown.show(result.outputs)
+    else:
+        left = await save(console, result.outputs, files, folder)
+        if console.json:
+            console.document(result_document(result, left))
+        elif "-" not in files.values():
+            show_result(console, result, left, inputs)
     if not result.recorded:
         raise FinishNotRecorded

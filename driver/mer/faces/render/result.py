@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mer.faces.render import pictures
@@ -24,8 +24,25 @@ MOST_ON_TERMINAL = 64
 
 def result_document(result: Result, outputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return all there is to know of a run; `outputs` are those that did not go to files."""
+    return {"outputs": _documents(outputs), **_about(result)}
+
+
+def part_document(number: int, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one part of an answer; they are counted from 1."""
+    return {"part": number, "outputs": _documents(outputs)}
+
+
+def parts_document(result: Result, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all there is to know of a run that was answered in parts."""
+    return {"parts": parts, **_about(result)}
+
+
+def _documents(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: described(value).document() for name, value in outputs.items()}
+
+
+def _about(result: Result) -> dict[str, Any]:
     return {
-        "outputs": {name: described(value).document() for name, value in outputs.items()},
         "invocation": result.invocation,
         "model": result.model,
         "version": result.version,
@@ -45,11 +62,27 @@ def show_result(console: Console, result: Result, outputs: Mapping[str, Any], in
             shown = described(value)
             if shown.numeric and (drawn := pictures.picture(console, shown.array())):
                 console.result(drawn)
+    show_part(console, outputs)
+    note_result(console, result)
+
+
+def show_part(console: Console, outputs: Mapping[str, Any]) -> None:
+    """Write outputs, those of a part or all of them."""
+    if not console.terminal:
+        console.result(_plain(outputs), end="")
+        return
     for name, value in outputs.items():
         console.result(_drawn(console, name, described(value)), end="")
+
+
+def note_result(console: Console, result: Result) -> None:
+    """Say on a terminal what the run was."""
+    if not console.terminal:
+        return
     timings = result.timings
     took = (timings.queue_us + timings.start_us + timings.transfer_us + timings.run_us) / 1000
-    told = f"{result.model}:{result.version} on {result.server}, {took:.1f} ms, {result.invocation}"
+    parts = "" if result.parts is None else f", {result.parts} parts"
+    told = f"{result.model}:{result.version} on {result.server}{parts}, {took:.1f} ms, {result.invocation}"
     console.note(told)
 
 

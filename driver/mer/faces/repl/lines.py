@@ -15,11 +15,11 @@ MAX_LINE = 1 << 20
 CHUNK = 1 << 16
 
 
-async def read_lines(descriptor: int) -> AsyncGenerator[str, None]:
+async def read_lines(descriptor: int, *, most: int = MAX_LINE, what: str = "command") -> AsyncGenerator[str, None]:
     """Give the lines of what `descriptor` reads from, without their ends.
 
     Raises:
-        UsageError: a line is longer than MAX_LINE, or is not UTF-8.
+        UsageError: a line, which is to be a `what`, is longer than `most` bytes, or is not UTF-8.
     """
     kept = bytearray()
     waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)  # a file is always ready, and no selector takes it
@@ -30,23 +30,23 @@ async def read_lines(descriptor: int) -> AsyncGenerator[str, None]:
         kept += chunk
         *lines, rest = kept.split(b"\n")
         for line in lines:
-            yield _text(line)
+            yield _text(line, most, what)
         kept = bytearray(rest)
-        if len(kept) > MAX_LINE:
-            raise UsageError(f"a line of more than {MAX_LINE} bytes is no command")
+        if len(kept) > most:
+            raise UsageError(f"a line of more than {most} bytes is no {what}")
         if not chunk:
             if kept:
-                yield _text(kept)
+                yield _text(kept, most, what)
             return
 
 
-def _text(line: bytes | bytearray) -> str:
-    if len(line) > MAX_LINE:
-        raise UsageError(f"a line of more than {MAX_LINE} bytes is no command")
+def _text(line: bytes | bytearray, most: int, what: str) -> str:
+    if len(line) > most:
+        raise UsageError(f"a line of more than {most} bytes is no {what}")
     try:
         return line.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise UsageError("a line that is not UTF-8 is no command") from error
+        raise UsageError(f"a line that is not UTF-8 is no {what}") from error
 
 
 async def _readable(descriptor: int) -> None:
