@@ -69,9 +69,9 @@ PYTHON_HANDLER = """
         if "parts" in do:
             return parts(do)
         if "inputs" in do:
-            return {"sizes": [len(part["x"]) for part in context.inputs]}
+            return {"sizes": [len(part["x"]) for part in context.parts()]}
         if "double" in do:
-            return ({"x": part["x"] * 2} for part in context.inputs)
+            return ({"x": part["x"] * 2} for part in context.parts())
         return {name: value for name, value in inputs.items() if name != "do"}
 """
 
