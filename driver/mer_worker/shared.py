@@ -23,7 +23,7 @@ CAPABILITY = "shared-memory"
 LAYOUT = 1
 """The version of how a file is laid out (mer_worker.memory); the hello of a worker names the one that it knows."""
 
-SHARED_FROM = 64 << 10
+SHARED_FROM = 32 << 10
 """Bytes of a segment from which on it travels this way (docs/decisions/24-shared-memory.md has the measurements)."""
 
 PERIOD_SECONDS = 5.0

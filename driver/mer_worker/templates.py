@@ -79,7 +79,7 @@ class Outgoing:
         For what goes into shared memory the rest is None, and the length its segment's; `shared` makes the frame.
         """
         self._put = put
-        self._most_shared = min(most_body, most_shared)
+        self._most_shared = 0 if put is None else min(most_body, most_shared)
         self._kind = kind
         self._most = min(most_body, MOST_SHORT)
         self._numbers: dict[bytes, int] = {}
@@ -223,8 +223,10 @@ class Incoming:
         if form is None:
             return self.rarer(frame)
         whole, rest, name, dtype, shape, array, layout = form
+        if len(frame) != whole or not frame.startswith(rest, REST):
+            return None
         request, head, number = NUMBERS.unpack_from(frame, 8)
-        if len(frame) != whole or head or not frame.startswith(rest, REST):
+        if head:
             return None
         memory = bytearray(frame) if self._writable else frame
         if array is None:
