@@ -115,6 +115,7 @@ class WorkerModel(LoadedModel):
         self._on_log = on_log
         self._starting = asyncio.Lock()
         self._closed = False
+        self._leaving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     async def infer(
@@ -128,11 +129,11 @@ class WorkerModel(LoadedModel):
         session = self.session
         deadline = None if timeout is None else self._deadline(timeout)
         try:
-            if isinstance(inputs, Handle):
-                message = by_handle(session, inputs, meta=meta, deadline=deadline)
-                return session.reply(await session.ask(message, deadline=deadline, on_log=on_log)).outputs
-            call = None if meta else session.shortcut.send(inputs, deadline, on_log)
+            call = session.shortcut.send(inputs, deadline, on_log) if type(inputs) is dict and not meta else None
             if call is None:
+                if isinstance(inputs, Handle):
+                    message = by_handle(session, inputs, meta=meta, deadline=deadline)
+                    return session.reply(await session.ask(message, deadline=deadline, on_log=on_log)).outputs
                 if session.lost is not None:
                     session = await self._again()
                 return await session.infer_values(inputs, meta=meta, deadline=deadline, on_log=on_log)
@@ -197,7 +198,9 @@ class WorkerModel(LoadedModel):
     async def aclose(self) -> None:
         self._closed = True
         async with self._starting:
-            await self.session.close()
+            for leaving in self._leaving:
+                leaving.cancel()
+            await asyncio.gather(self.session.close(), *self._leaving, return_exceptions=True)
             await self._host.aclose()
 
     def _deadline(self, timeout: float | None) -> float | None:
@@ -210,9 +213,19 @@ class WorkerModel(LoadedModel):
             if self._closed:
                 raise WorkerLost("the model was closed")
             if self.session.lost is not None:
-                await self.session.close(grace=0.0)
+                leaving = self._loop.create_task(_leave(self.session), name="leaving a worker")
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
                 self.session = await start(self._host, self._plan, arrays=self.session.arrays, on_log=self._on_log)
             return self.session
+
+
+async def _leave(session: Session) -> None:
+    """End a worker that gets no more requests, after those that it still runs (mer.meal.ladder bounds them)."""
+    try:
+        await session.settled()
+    finally:
+        await session.close(grace=0.0)
 
 
 def _encoded(inputs: Mapping[str, Any]) -> Encoded:

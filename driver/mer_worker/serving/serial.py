@@ -111,8 +111,10 @@ class Serial:
                 self._answer(request, given.pop(), NO_META)  # nobody holds them but the handler
                 continue
             whole, rest, name, dtype, shape, array, _ = form
+            if len(data) != whole or not data.startswith(rest, REST):
+                break
             request, head, _ = unpack(data, 8)
-            if len(data) != whole or head or not data.startswith(rest, REST):
+            if head:
                 break
             if array is None:
                 value = new(Buffer)
