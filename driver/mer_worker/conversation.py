@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mer_worker.control import Ending, Pulse
     from mer_worker.interrupts import Interrupts
     from mer_worker.logs import Logs
+    from mer_worker.runners import Runner
     from mer_worker.shared import Sharing
     from mer_worker.source import QueueSource, StreamSource
     from mer_worker.tensors import Encoded
@@ -68,6 +69,7 @@ class Conversation:
         "outgoing",
         "peer",
         "pulse",
+        "runner",
         "shortcut",
         "source",
     )
@@ -82,6 +84,8 @@ class Conversation:
         """What the version may use; the load frame says."""
         self.peer: Peer | None = None
         """None until its hello has come."""
+        self.runner: Runner | None = None
+        """The loaded model's."""
         self.most_body = MAX_BODY_BYTES
         """Bytes of body that the driver takes."""
         self.incoming = Incoming(Kind.INFER, "buffer", writable=False)
@@ -135,11 +139,17 @@ class Conversation:
 
     def stopped(self, request: int) -> Failure:
         """Return why a request was interrupted: cancelled, or beyond a limit of the version."""
-        return self.limits.stopped(request)
+        return self._marked(self.limits.stopped(request))
 
     def failed(self, error: BaseException) -> Failure:
         """Return what the handler's error is: its own, or a limit that the kernel has held."""
-        return self.limits.refused(error) or of_model(error, "model", "in the handler")
+        return self._marked(self.limits.refused(error) or of_model(error, "model", "in the handler"))
+
+    def _marked(self, failure: Failure) -> Failure:
+        """Say of a failure whether it is this worker's last."""
+        if self.runner is not None and self.runner.ended:
+            failure.ends = True
+        return failure
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames to be served, in order, those that were set aside first; ends with the driver's end."""

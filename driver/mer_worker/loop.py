@@ -162,6 +162,8 @@ class Worker:
         os.close(nothing)
         self._channel.renew()
         self._conversation.logs.request = 0  # what it prints goes to fd 2
+        if self._conversation.logs.several is not None:
+            self._conversation.logs.several.forget()
 
     def _other(self, received: Frame) -> bool:
         """Handle what is no inference; False when the conversation is over."""
@@ -200,7 +202,7 @@ class Worker:
             try:
                 fields = received.fields()
                 watch = self._limit(fields.get("limits"))
-                self._runner = load(fields)
+                self._runner = self._conversation.runner = load(fields)
                 conversation = self._conversation
                 conversation.incoming.use(self._runner.arrays)
                 Context.of_process = Outputs(self._runner.arrays, conversation.memory, conversation.interrupts)

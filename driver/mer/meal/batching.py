@@ -116,7 +116,9 @@ class BatchingSession(Session):
         """How large a batch may be, and how long it waits."""
         self._queue: dict[int, Waiting] = {}
         self._flying: set[int] = set()
-        self._flush_due: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._flush_due: asyncio.Handle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
+        """Until when the first of the next batch waits for more."""
         self.shortcut = Gathering(
             self._loop,
             self._calls,
@@ -182,7 +184,10 @@ class BatchingSession(Session):
         request, call = self._calls.add(deadline, on_log)
         since = self._loop.time() if self.batch.max_delay_ms else 0.0
         self._queue[request] = Waiting(call, inputs, encoded, meta, deadline, since)
-        if self._flush_due is None and not self._flying:
+        if self._gathering is not None and len(self._queue) >= self.batch.max_size:
+            self._gathering.cancel()
+            self._gathering = None
+        if self._flush_due is None and self._gathering is None and not self._flying:
             self._flush_due = self._loop.call_soon(self._flush)
         return call
 
@@ -212,14 +217,16 @@ class BatchingSession(Session):
     def _flush(self) -> None:
         self._flush_due = None
         queue, batch = self._queue, self.batch
-        if not queue or self._flying or self._lost is not None:
+        if self.lost is not None:
+            self._fail_queue()
+        if not queue or self._flying or self._gathering is not None:
             return
         assert self.peer is not None
         most = batch.max_size if "batch" in self.peer.capabilities else 1
         if batch.max_delay_ms and 1 < len(queue) < most:
             until = next(iter(queue.values())).since + batch.max_delay_ms / 1e3
             if until > self._loop.time():
-                self._flush_due = self._loop.call_at(until, self._flush)
+                self._gathering = self._loop.call_at(until, self._gathered)
                 return
         frames: list[tuple[Bytes, ...]] = []
         size = 0
@@ -239,6 +246,19 @@ class BatchingSession(Session):
             self._write(*frames[0])
         elif queue:
             self._flush_due = self._loop.call_soon(self._flush)
+
+    def _gathered(self) -> None:
+        """Send what has come while the first of a batch waited for more."""
+        self._gathering = None
+        self._flush()
+
+    def _fail_queue(self) -> None:
+        """Tell who waits for a worker that takes no more requests."""
+        for request in list(self._queue):
+            call = self._queue.pop(request).call
+            self._calls.take(request)
+            if not call.future.done():
+                call.future.set_exception(self._lost_again())
 
     def _form(self, request: int, waiting: Waiting) -> tuple[Bytes, ...] | None:
         """Return a request's frame, in pieces; None where there is none, and its caller was told."""

@@ -73,9 +73,10 @@ class Ladder:
             self._give_up(WorkerLost("the worker was ended, since a request did not let itself be stopped"))
 
     def retire(self, why: MerError) -> None:
-        """Give the worker no more requests: it says that it ends."""
+        """Give the worker no more requests: it says that it ends, and gets its time for it."""
         if self.given_up is None:
             self.given_up = why
+            self._giving_up = self._loop.call_later(OTHERS, self._finish)
 
     def settled(self) -> None:
         """Learn that a request of a worker that was given up has ended: perhaps it was the last."""

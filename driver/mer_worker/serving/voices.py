@@ -50,6 +50,10 @@ class Voices:
         sys.stdout = Lines(self, "stdout", 1)
         sys.stderr = Lines(self, "stderr", 2)
 
+    def forget(self) -> None:
+        """In a forked child: what it prints goes to fd 2."""
+        self._voices = {}
+
     def begin(self, request: int) -> None:
         """Open a request's voice."""
         self._voices[request] = Voice(self._most)
