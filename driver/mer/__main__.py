@@ -98,7 +98,9 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     content = ContentStore(settings.state_folder / "content")
     hosts = {
         ServerKind.LOCAL: LocalHost(
-            scratch_folder=settings.state_folder / "scratch", cache_folder=settings.state_folder / "cache"
+            scratch_folder=settings.state_folder / "scratch",
+            cache_folder=settings.state_folder / "cache",
+            memory_bytes=settings.shared_memory << 20,
         )
     }
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
@@ -119,7 +121,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         trace=trace,
         monotonic=monotonic,
     )
-    streaming = Streaming(executor)
+    streaming = Streaming(executor, trace)
     sealing = Sealing(executor, streaming, pool)
     async with (
         contextlib.AsyncExitStack() as closing

@@ -15,6 +15,9 @@ MAX_SECONDS = 10 * 365 * 86400.0
 MAX_WORKERS = 1024
 """Processes of one driver; past it a machine runs out of something less clearly named."""
 
+MAX_MEBIBYTES = 65536
+"""Of shared memory: 64 GiB."""
+
 LEVELS = ("debug", "info", "warning", "error")
 
 MASK = "********"
@@ -31,6 +34,7 @@ class Kind(StrEnum):
     FILE = "file"
     SECONDS = "seconds"
     COUNT = "count"
+    MEBIBYTES = "mebibytes"
     LEVEL = "level"
 
 
@@ -131,6 +135,13 @@ def _count(value: object) -> int:
     return int(text)
 
 
+def _mebibytes(value: object) -> int:
+    text = str(value).strip()
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) > MAX_MEBIBYTES:
+        raise ValueError(f"a whole number of MiB from 0 to {MAX_MEBIBYTES}")
+    return int(text)
+
+
 def _level(value: object) -> str:
     text = str(value).strip().lower()
     if text not in LEVELS:
@@ -147,5 +158,6 @@ _READERS: Mapping[Kind, Callable[[object], Any]] = {
     Kind.FILE: _file,
     Kind.SECONDS: _seconds,
     Kind.COUNT: _count,
+    Kind.MEBIBYTES: _mebibytes,
     Kind.LEVEL: _level,
 }

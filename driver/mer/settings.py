@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 60.0
     idle_seconds: float = 300.0
     max_workers: int = 8
+    shared_memory: int = 1024
     record_model_log: bool = True
     trace: Path | None = None
     log_level: str = "warning"
@@ -239,6 +240,15 @@ SETTINGS: tuple[Setting, ...] = (
         variable="MER_MAX_WORKERS",
         kind=Kind.COUNT,
         explanation="Workers that one driver keeps at a time.",
+    ),
+    Setting(
+        name="shared_memory",
+        variable="MER_SHARED_MEMORY",
+        kind=Kind.MEBIBYTES,
+        explanation=(
+            "MiB of memory that a worker on this machine may share with its driver, in either direction, for large "
+            "tensors. Only what is used takes room. 0: everything goes through pipes."
+        ),
     ),
     Setting(
         name="record_model_log",

@@ -411,3 +411,27 @@ DRIVER = """
 
     asyncio.run(main())
 """
+
+
+async def test_parts_and_sealed_inputs_travel_so_too(tmp_path):
+    source = """
+        def load():
+            def handler(inputs, context):
+                for part in context.parts():
+                    yield {"x": part["x"]}
+                yield {"x": inputs["x"]}
+            return handler
+    """
+    folder = handler_folder(tmp_path / "model", source)
+    async with await load_unpacked(folder, entry="handler:load", host=local_host(tmp_path)) as model:
+        handle = await model.seal({"x": large()})
+        session = model.session  # type: ignore[attr-defined]
+        assert memory_of(session).used[0] == 1 << 20
+        parts = [part["x"] async for part in model.stream(handle)]
+        assert (parts[0] == large()).all()
+        given = [{"x": large(number)} for number in range(4)]
+        parts = [part["x"] async for part in model.stream({"x": large(9)}, parts=given)]
+        assert memory_of(session).used[1] == 5
+        assert all((part == large(number)).all() for number, part in zip((0, 1, 2, 3, 9), parts, strict=True))
+        del parts
+        await until(lambda: memory_of(session).used == (0, 0))

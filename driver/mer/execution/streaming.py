@@ -205,7 +205,7 @@ class Streaming:
         meta: Mapping[str, Any] | None,
     ) -> PartStream:
         if handle is None:
-            message = inference(session, started.prepared.encoded, meta=meta, deadline=deadline)
+            message = await inference(session, started.prepared.encoded, meta=meta, deadline=deadline)
         else:
             message = by_handle(session, handle, meta=meta, deadline=deadline)
         return await PartStream.open(session, message, parts=parts, deadline=deadline, on_log=started.printed)

@@ -166,7 +166,7 @@ class WorkerModel(LoadedModel):
             encoded = _encoded(inputs)
             if session.lost is not None:
                 session = await self._again()
-            message = inference(session, encoded, meta=meta, deadline=deadline)
+            message = await inference(session, encoded, meta=meta, deadline=deadline)
         further = None if parts is None else encoded_parts(parts)
         streaming = await PartStream.open(session, message, parts=further, deadline=deadline, on_log=on_log)
         try:

@@ -36,9 +36,9 @@ class WorkerMemory:
         Raises:
             OSError, ValueError, AttributeError: this system has no such files, or no room for them.
         """
-        size = min(max(size + -size % GRAIN, LEAST_BYTES), MOST_BYTES)
+        size = max(size + -size % GRAIN, LEAST_BYTES)
         size += -(-size // GRAIN)  # the table
-        size += -size % GRAIN
+        size = min(size + -size % GRAIN, MOST_BYTES)
         with contextlib.ExitStack() as undo:
             self._descriptors = [_file(size, undo) for _ in range(2)]
             descriptor = os.dup(self._descriptors[0])

@@ -115,10 +115,8 @@ async def seal(
     seconds = check_keep(keep)
     if CAPABILITY not in session.peer.capabilities:
         raise UsageError("this worker keeps no sealed inputs")
-    most = session.peer.most_body
-    answer = await session.ask(
-        lambda request: encoded.message(Kind.SEAL, request, most=most), deadline=deadline, on_log=on_log
-    )
+    form = await session.form(encoded, Kind.SEAL)
+    answer = await session.ask(form, deadline=deadline, on_log=on_log)
 
     async def release(text: str) -> None:
         await session.ask(lambda request: (frame(Kind.RELEASE, {"handle": text}, request=request),))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from mer.meal.pings import Pings
 from mer.meal.pulse import Pulse
 from mer.meal.shortcut import Shortcut
 from mer.meal.worker_log import WorkerLog
-from mer_worker.layout import Descriptor, open_frame
+from mer_worker.layout import NO_META, Descriptor, open_frame
 from mer_worker.shared import goes_shared
 from mer_worker.templates import Incoming, Outgoing
 from mer_worker.tensors import Encoded, encode, values_of
@@ -67,7 +68,7 @@ class Reply:
 
     outputs: dict[str, Any]
     descriptors: tuple[Descriptor, ...]
-    segments: list[memoryview]
+    segments: Sequence[Bytes]
     """The outputs' bytes as they came, for digests."""
     meta: Mapping[str, Any]
     run_us: int
@@ -183,21 +184,36 @@ class Session:
             Interrupted: somebody cancelled the request.
             ProtocolViolation: the worker's answer is no answer.
         """
+        call = None if meta else self.shortcut.send_encoded(encoded, deadline, on_log)
+        if call is not None:
+            try:
+                answer = await call.future
+            except asyncio.CancelledError:
+                self.abandon(call.request)
+                raise
+            if type(answer) is not tuple:
+                return self.reply(self.result(answer, call))
+            _, microseconds, outputs, layout = answer
+            return Reply(outputs, layout.descriptors, encode(outputs).segments, NO_META, microseconds)
+        form = await self.form(encoded, Kind.INFER, deadline=deadline, meta=meta, templates=self._outgoing)
+        return self.reply(await self.ask(form, deadline=deadline, on_log=on_log))
+
+    async def form(
+        self,
+        encoded: Encoded,
+        kind: int,
+        *,
+        deadline: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        templates: Outgoing | None = None,
+    ) -> Form:
+        """Return what makes the frame of tensors; the large ones are put into shared memory now, where there is some."""
         assert self.peer is not None  # `start` has waited for its hello
         number, most = self._calls.milliseconds(deadline), self.peer.most_body
-        placed = await self._memory.place(encoded) if self._memory is not None and goes_shared(encoded) else None
-        answer = await self.ask(
-            lambda request: (
-                encoded.message(Kind.INFER, request, number=number, meta=meta, most=most, templates=self._outgoing)
-                if placed is None
-                else placed.message(
-                    encoded, Kind.INFER, request, number=number, meta=meta, most=most, templates=self._outgoing
-                )
-            ),
-            deadline=deadline,
-            on_log=on_log,
-        )
-        return self.reply(answer)
+        make = encoded.message
+        if self._memory is not None and goes_shared(encoded):
+            make = functools.partial((await self._memory.place(encoded)).message, encoded)
+        return lambda request: make(kind, request, number=number, meta=meta, most=most, templates=templates)
 
     async def infer_values(
         self,

@@ -169,7 +169,7 @@ class PartStream:
                 self._creditor = asyncio.get_running_loop().create_future()
                 await self._creditor
             try:
-                message = flagged(encoded.message(Kind.PART, request, most=session.peer.most_body), Flag.MORE)
+                message = flagged((await session.form(encoded, Kind.PART))(request), Flag.MORE)
             except WireError as error:
                 raise InputInvalid(f"an input part: {error}") from error
             credit.spend(weight_of(encoded, message[0]))
@@ -181,13 +181,11 @@ class PartStream:
             self._session.abandon(self._request)
 
 
-def inference(
+async def inference(
     session: Session, encoded: Encoded, *, meta: Mapping[str, Any] | None = None, deadline: float | None = None
 ) -> Message:
     """Return what makes the `infer` frame of these inputs."""
-    assert session.peer is not None
-    most, number = session.peer.most_body, milliseconds(deadline)
-    return lambda request: encoded.message(Kind.INFER, request, number=number, meta=meta, most=most)
+    return await session.form(encoded, Kind.INFER, deadline=deadline, meta=meta)
 
 
 def milliseconds(deadline: float | None) -> int:
