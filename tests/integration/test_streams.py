@@ -14,9 +14,11 @@ import pytest
 from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, WorkerLost
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
-from mer_worker.credit import WINDOW_BYTES, WINDOW_PARTS
-from mer_worker.tensors import Buffer
-from tests.support.peers import PEERS
+from mer_worker.conversation import MOST_SET_ASIDE
+from mer_worker.credit import WINDOW_BYTES, WINDOW_PARTS, credit_frame
+from mer_worker.tensors import Buffer, encode
+from mer_worker.wire import Flag, Frame, Kind
+from tests.support.peers import PEERS, bare
 from tests.support.workers import handler_folder, until
 
 DOES = """
@@ -372,6 +374,42 @@ class TestInputParts:
         await stream.aclose()
         assert await model.infer({"do": "plain"}) == {"one": 1}
         assert model.session.hello["pid"] == pid
+
+
+class TestOthersMeanwhile:
+    async def test_what_waits_behind_a_stream_is_bounded(self, tmp_path):
+        peer = PEERS[0]
+        async with bare(peer, tmp_path) as worker:
+            raw = bytearray(
+                b"".join(bytes(piece) for piece in encode({"do": Buffer(b'{"parts":2}', "json", ())}).message(3, 2))
+            )
+            raw[1] |= Flag.STREAM
+            worker.say(bytes(raw))
+            plain = encode({"x": "text"})
+            worker.say(*(b"".join(bytes(p) for p in plain.message(3, 3 + n)) for n in range(MOST_SET_ASIDE + 1)))
+            refused = await worker.next()
+            assert isinstance(refused, Frame)
+            assert (refused.request, refused.fields()["code"]) == (3 + MOST_SET_ASIDE, "queue-full")
+            worker.say(credit_frame(2, 8, 1 << 20))
+            kinds = [(await worker.next()).kind for _ in range(3)]
+            assert kinds == [Kind.PART, Kind.PART, Kind.RESULT]
+            for n in range(MOST_SET_ASIDE):
+                answered = await worker.next()
+                assert (answered.kind, answered.request) == (Kind.RESULT, 3 + n)
+
+    async def test_a_model_that_is_closed_ends_at_once(self, tmp_path):
+        folder = handler_folder(tmp_path / "model", DOES)
+        host = PEERS[0].host(tmp_path)
+        model = await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host)
+        stream = model.stream({"do": "count", "to": 10**9})
+        await anext(stream)
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await model.aclose()
+        assert time.monotonic() - began < 3
+        with pytest.raises(WorkerLost):
+            async for _ in stream:
+                pass
 
 
 class TestInThisProcess:
