@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mer_worker.layout import Layout
     from mer_worker.memory import TheirFile
+    from mer_worker.tensors import Encoded
 
     Put = Callable[[Any, int], Optional[int]]
     """Copies a buffer of so many bytes into shared memory, for a message that is sent, and returns where; None: it cannot."""
@@ -64,7 +65,19 @@ def _start(kind: int, number: int, flags: int = 0) -> bytes:
 class Outgoing:
     """The sender's side of one direction. What it makes has to be sent, in the order in which it was made."""
 
-    __slots__ = ("_heads", "_keys", "_kind", "_most", "_most_shared", "_next", "_numbers", "_put", "_texts", "forms")
+    __slots__ = (
+        "_by_head",
+        "_heads",
+        "_keys",
+        "_kind",
+        "_most",
+        "_most_shared",
+        "_next",
+        "_numbers",
+        "_put",
+        "_texts",
+        "forms",
+    )
 
     def __init__(
         self, kind: int, most_body: int = MAX_BODY_BYTES, *, put: Optional[Put] = None, most_shared: int = 0
@@ -83,6 +96,7 @@ class Outgoing:
         self._kind = kind
         self._most = min(most_body, MOST_SHORT)
         self._numbers: dict[bytes, int] = {}
+        self._by_head: dict[bytes, tuple[bytes, bytes, int]] = {}
         self._heads: list[bytes] = [b""] * (MOST_TEMPLATES + 1)
         self._keys: list[list[tuple[Any, ...]]] = [[] for _ in range(MOST_TEMPLATES + 1)]
         self._next = 1
@@ -100,12 +114,16 @@ class Outgoing:
         self._next = number % MOST_TEMPLATES + 1  # the oldest goes: a number that lasts is rare where heads are many
         if self._heads[number]:
             del self._numbers[self._heads[number]]
+            self._by_head.pop(self._heads[number], None)
             for key in self._keys[number]:
                 self.forms.pop(key, None)
                 self._texts.pop(key, None)
             self._keys[number].clear()
         self._heads[number] = head
         self._numbers[head] = number
+        if layout.single and layout.total <= self._most:
+            rest = struct.pack("<Q", layout.total) + layout.table
+            self._by_head[head] = _start(self._kind, number), rest, HEADER_BYTES + layout.total
         return number, head
 
     def learn(self, values: Mapping[str, Any], layout: Layout) -> None:
@@ -121,8 +139,7 @@ class Outgoing:
             self._texts[key] = _start(self._kind, number), struct.Struct("<%dI" % len(value))
         elif layout.single and layout.total <= self._most and (kind is Buffer or _is_plain_array(value)):
             key = (kind, name, value.dtype, value.shape)
-            rest = struct.pack("<Q", layout.total) + layout.table
-            self.forms[key] = _start(self._kind, number), rest, HEADER_BYTES + layout.total
+            self.forms[key] = self._by_head[layout.head]
         elif (
             layout.single
             and layout.sizes is not None
@@ -133,6 +150,15 @@ class Outgoing:
             self.forms[key] = _start(self._kind, number, Flag.SHARED), None, layout.sizes[0]
         if key is not None and key not in self._keys[number]:
             self._keys[number].append(key)
+
+    def encoded(self, request: int, number: int, encoded: Encoded) -> Optional[bytes]:
+        """Return a whole frame with values that were encoded already, or None: the general way does it."""
+        form = self._by_head.get(encoded.layout.head)
+        if form is None:
+            return None
+        start, rest, whole = form
+        made = OPENING.pack(start, request, 0, number, rest) + encoded.segments[0]
+        return made if len(made) == whole else None
 
     def frame(self, request: int, number: int, values: Mapping[str, Any]) -> Optional[bytes]:
         """Return a whole frame with these values, or None: the general way does it, or says why not."""

@@ -43,6 +43,17 @@ def digests(
     return described
 
 
+def hashing(
+    descriptors: Sequence[Descriptor], segments: Sequence[bytes | bytearray | memoryview]
+) -> asyncio.Future[list[TensorDigest]]:
+    """Compute `digests`: now, or in a thread meanwhile where they are large."""
+    if sum(map(len, segments)) >= THREAD_FROM:
+        return asyncio.create_task(asyncio.to_thread(digests, descriptors, segments), name="digests")
+    done: asyncio.Future[list[TensorDigest]] = asyncio.get_running_loop().create_future()
+    done.set_result(digests(descriptors, segments))
+    return done
+
+
 class Rolling:
     """The digests of what comes in parts: one for each name, over all of its parts in order (docs/access-log.md)."""
 

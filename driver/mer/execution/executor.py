@@ -31,7 +31,7 @@ from mer.core.timeouts import check_timeout
 from mer.core.trace import CURRENT, Trace, span, traced
 from mer.dal.base import Store
 from mer.execution import tracing
-from mer.execution.digests import Rolling, digests
+from mer.execution.digests import Rolling, hashing
 from mer.execution.finishes import Finishes
 from mer.execution.inputs import encode_inputs
 from mer.execution.leases import LeaseKeeper
@@ -242,9 +242,7 @@ class Executor:
             self._leases.give_up(invocation)  # whether it became durable nobody knows
             raise
         self._open[invocation] = asyncio.get_running_loop().create_future()
-        hashed = asyncio.create_task(
-            asyncio.to_thread(digests, prepared.encoded.descriptors, prepared.encoded.segments), name="input digests"
-        )
+        hashed = hashing(prepared.encoded.descriptors, prepared.encoded.segments)
         printed = Printed(on_log, kept=self._record_model_log)
         return Started(prepared=prepared, actor=actor, lease=lease, timings=Timings(), printed=printed, inputs=hashed)
 
@@ -346,7 +344,7 @@ class Executor:
         outputs: list[TensorDigest] = []
         if reply is not None:
             with span("digests of outputs"):
-                outputs = await asyncio.to_thread(digests, reply.descriptors, reply.segments)
+                outputs = await hashing(reply.descriptors, reply.segments)
         inputs = await started.inputs
         if streamed is not None:
             inputs = inputs + streamed.inputs.described()

@@ -17,7 +17,7 @@ from typing import Any
 from mer.meal.calls import Call, Calls, LogCallback, ShortCall
 from mer_worker.layout import Layout
 from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL, Incoming, Outgoing
-from mer_worker.tensors import Buffer
+from mer_worker.tensors import Buffer, Encoded
 from mer_worker.wire import RECEIVE_BYTES, Kind
 
 Answer = tuple[int, int, dict[str, Any], Layout]
@@ -106,6 +106,19 @@ class Shortcut:
                         return None
         except UNUSUAL:
             return None
+        return self._sent(request, frame, deadline, on_log)
+
+    def send_encoded(
+        self, encoded: Encoded, deadline: float | None = None, on_log: LogCallback | None = None
+    ) -> Call | None:
+        """Do as `send`, for inputs that were encoded already."""
+        calls = self._calls
+        request = calls.last + 1
+        frame = None if self.blocked else self._outgoing.encoded(request, calls.milliseconds(deadline), encoded)
+        return None if frame is None else self._sent(request, frame, deadline, on_log)
+
+    def _sent(self, request: int, frame: bytes, deadline: float | None, on_log: LogCallback | None) -> Call:
+        calls = self._calls
         calls.last = request
         calls.waiting[request] = call = ShortCall()
         call.request = request
