@@ -204,7 +204,7 @@ async def test_values_of_any_form_and_size_come_back_in_their_places(model: Load
             case 2:
                 forms.append({"words": [f"word {n}", "é"]})
             case 3:
-                forms.append({"x": Buffer(bytes([n]) * (200 << 10), "uint8", (200 << 10,))})
+                forms.append({"x": Buffer(bytes([n]) * (2 << 20), "uint8", (2 << 20,))})
             case 4:
                 forms.append({"a": n, "b": [n, None]})
             case _:

@@ -13,7 +13,7 @@ import pytest
 from mer.core.errors import DeadlineExceeded, ModelFailed, WorkerLost
 from mer.meal import ladder
 from mer.meal.session import Session
-from mer_worker.tensors import encode
+from mer_worker.tensors import Buffer, encode
 from tests.support.workers import session_with, soon, until
 
 THREADS = """
@@ -118,6 +118,19 @@ async def test_more_requests_than_slots_are_all_answered(tmp_path: Path, source:
     async with session_with(tmp_path, source, concurrency=2) as session:
         answers = await asyncio.gather(*(ask(session, n=n) for n in range(50)))
         assert [answer["n"] for answer in answers] == list(range(50))
+
+
+@WAYS
+async def test_large_tensors_of_several_requests_come_back_to_their_callers(tmp_path: Path, source: str) -> None:
+    async with session_with(tmp_path, source, concurrency=4) as session:
+
+        async def call(number: int) -> None:
+            data = bytes([number]) * (2 << 20)
+            answer = await ask(session, x=Buffer(data, "uint8", (2 << 20,)))
+            assert bytes(answer["x"].data) == data
+
+        for _ in range(3):
+            await asyncio.gather(*(call(number) for number in range(6)))
 
 
 async def test_an_async_handler_without_concurrency_takes_one_at_a_time(tmp_path: Path) -> None:

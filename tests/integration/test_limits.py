@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 
 from mer.core.errors import LimitExceeded, ModelFailed, RunTooLong, WorkerLost
-from mer.core.specs import Limits
+from mer.core.specs import Command, Limits
+from mer.meal.library import load_unpacked
 from mer.meal.session import Session
 from mer_worker.tensors import encode
 from tests.support.running import register, running
-from tests.support.workers import alive, session_with, until
+from tests.support.workers import alive, local_host, session_with, until
 
 SOURCE = """
     import os, subprocess, sys, threading, time
@@ -212,8 +214,8 @@ async def test_a_thread_pays_for_its_own_cpu_time_alone(tmp_path: Path) -> None:
         import time
         def load():
             def handle(inputs):
-                end = time.monotonic() + 1.5
-                while time.monotonic() < end:
+                end = time.monotonic() + 2.0
+                while not inputs["idle"] or time.monotonic() < end:
                     if inputs["idle"]:
                         time.sleep(0.01)
                 return {}
@@ -223,6 +225,44 @@ async def test_a_thread_pays_for_its_own_cpu_time_alone(tmp_path: Path) -> None:
         spins, idles = await asyncio.gather(ask(session, idle=False), ask(session, idle=True), return_exceptions=True)
     assert isinstance(spins, LimitExceeded)
     assert idles == {}
+
+
+PROGRAM = """
+import sys
+print("@!#READY#!@", flush=True)
+kept = []
+for line in sys.stdin:
+    line = line.rstrip("\\n")
+    if line == "spin":
+        while True:
+            pass
+    if line == "grow":
+        while True:
+            kept.append(b"x" * (1 << 20))
+    if line == "@!#STOP#!@":
+        print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "code"),
+    [
+        ("spin", Limits(wall_seconds=0.4), "limit:wall"),
+        ("spin", Limits(cpu_seconds=0.4), "limit:cpu"),
+        ("grow", Limits(memory_bytes=100 << 20), "limit:memory"),
+    ],
+)
+async def test_a_program_is_held_to_them_as_well(tmp_path: Path, line: str, limits: Limits, code: str) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = Command(argv=(sys.executable, str(tmp_path / "program.py")))
+    host = local_host(tmp_path)
+    async with await load_unpacked(tmp_path, "command", command=command, limits=limits, host=host) as model:
+        assert await model.infer({"text": "hello"}) == {"output": "done"}
+        async with asyncio.timeout(30):
+            with pytest.raises((LimitExceeded, RunTooLong)) as caught:
+                await model.infer({"text": line})
+        assert caught.value.code == code
+        assert await model.infer({"text": "hello"}) == {"output": "done"}  # by a new program
 
 
 async def test_without_limits_a_failure_is_the_models_own(tmp_path: Path) -> None:

@@ -249,9 +249,7 @@ class Batches:
             if short is not None:
                 return (short,)
             encoded = encode(outputs)
-            message = encoded.message(
-                Kind.RESULT, request, number=microseconds, most=conversation.most_body, templates=outgoing
-            )
+            message = conversation.message(encoded, Kind.RESULT, request, number=microseconds, templates=outgoing)
             if outgoing is not None:
                 outgoing.learn(outputs, encoded.layout)
             return message
