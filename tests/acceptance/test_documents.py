@@ -55,7 +55,9 @@ def test_the_commands_of_a_page_do_what_it_says(installed: Installation, tmp_pat
 @pytest.mark.parametrize(
     "words",
     [
-        ["echo.py", "--calls", "100"],
+        ["echo.py", "--calls", "100", "--rounds", "1", "--peers"],
+        ["echo.py", "--quick", "--what", "texts"],
+        ["run.py", "--quick"],
         ["streams.py", "--parts", "1000", "--rounds", "1"],
         ["callers.py", "--quick"],
         ["commands.py", "--rounds", "1"],
@@ -64,7 +66,7 @@ def test_the_commands_of_a_page_do_what_it_says(installed: Installation, tmp_pat
         ["verify.py", "--quick"],
         ["appends.py", "--quick"],
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_the_benchmarks_run(words: list[str]) -> None:
     done = subprocess.run(
