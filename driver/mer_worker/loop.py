@@ -239,7 +239,7 @@ class Worker:
         return watch
 
 
-CAPABILITIES: tuple[str, ...] = ("templates", "batch", "stream", "seal", "trace")
+CAPABILITIES: tuple[str, ...] = ("templates", "batch", "limits", "stream", "seal", "trace")
 """What this worker can do beyond the least (docs/wire.md, section 4)."""
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from mer.core.errors import LimitExceeded, ModelFailed, RunTooLong, WorkerLost
+from mer.core.errors import ConfigurationError, LimitExceeded, ModelFailed, RunTooLong, WorkerLost
 from mer.core.specs import Command, Limits
 from mer.meal.library import load_unpacked
 from mer.meal.session import Session
+from mer.meal.starting import start_once
 from mer_worker.tensors import encode
+from tests.support.peers import PEERS
 from tests.support.running import register, running
-from tests.support.workers import alive, local_host, session_with, until
+from tests.support.workers import alive, local_host, session_with, soon, until
 
 SOURCE = """
     import os, subprocess, sys, threading, time
@@ -222,9 +227,10 @@ async def test_a_thread_pays_for_its_own_cpu_time_alone(tmp_path: Path) -> None:
             return handle
     """
     async with session_with(tmp_path, source, concurrency=2, limits=Limits(cpu_seconds=0.5)) as session:
-        spins, idles = await asyncio.gather(ask(session, idle=False), ask(session, idle=True), return_exceptions=True)
-    assert isinstance(spins, LimitExceeded)
-    assert idles == {}
+        both = (ask(session, idle=idle) for idle in (False, True))
+        ends = await asyncio.gather(*both, return_exceptions=True)
+    assert isinstance(ends[0], LimitExceeded)
+    assert ends[1] == {}
 
 
 PROGRAM = """
@@ -263,6 +269,20 @@ async def test_a_program_is_held_to_them_as_well(tmp_path: Path, line: str, limi
                 await model.infer({"text": line})
         assert caught.value.code == code
         assert await model.infer({"text": "hello"}) == {"output": "done"}  # by a new program
+
+
+async def test_a_worker_that_holds_no_limits_is_given_none(tmp_path: Path) -> None:
+    node = next(peer for peer in PEERS if peer.name == "node")
+    if shutil.which("node") is None:
+        pytest.skip("there is no node here")
+    plan = node.plan(tmp_path)
+    for limits, refused in ((Limits(wall_seconds=5), False), (Limits(memory_bytes=1 << 30), True)):
+        limited = dataclasses.replace(plan, spec=msgspec.structs.replace(plan.spec, limits=limits))
+        if refused:
+            with pytest.raises(ConfigurationError, match="memory_bytes"):
+                await start_once(node.host(tmp_path), limited, deadline=soon(20))
+        else:
+            await (await start_once(node.host(tmp_path), limited, deadline=soon(20), arrays="buffer")).close()
 
 
 async def test_without_limits_a_failure_is_the_models_own(tmp_path: Path) -> None:

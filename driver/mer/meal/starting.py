@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mer.core.errors import DeadlineExceeded, MerError, WorkerLost
+from mer.core.errors import ConfigurationError, DeadlineExceeded, MerError, WorkerLost
 from mer.core.trace import span
 from mer.meal.batching import BatchingSession
 from mer.meal.calls import LogCallback
@@ -32,6 +32,7 @@ async def start_once(
 
     Raises:
         ServerUnreachable: the host cannot start it.
+        ConfigurationError: its worker does not hold the version's limits.
         ModelFailed, PackageInvalid, DeadlineExceeded, ProtocolError, WorkerLost: as Session.start and Session.load.
     """
     launch = await host.prepare()
@@ -47,12 +48,28 @@ async def start_once(
         session.batch = plan.spec.batch
     session.ladder.in_order = plan.spec.concurrency == 1
     try:
+        _require_limits(session, plan)
         with span("load"):
             await session.load(plan.fields(), deadline=deadline, on_log=on_log)
     except BaseException:
         await asyncio.shield(session.close(grace=0.0))
         raise
     return session
+
+
+def _require_limits(session: Session, plan: WorkerPlan) -> None:
+    """See that the worker holds what the version limits; the wall time is held by the driver too.
+
+    Raises:
+        ConfigurationError
+    """
+    assert session.peer is not None
+    given = sorted(set(plan.fields().get("limits", {})) - {"wall_ms"})
+    if given and "limits" not in session.peer.capabilities:
+        raise ConfigurationError(
+            f"the worker of {plan.key} does not hold a version's limits: {', '.join(given)}",
+            hint="Register a version without them, or run it by a worker that states the capability `limits`.",
+        )
 
 
 async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: LogCallback | None = None) -> Session:

@@ -41,6 +41,7 @@ class Tasks:
         self._conversation = conversation
         self._channel = conversation.channel
         self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)  # before the semaphore, which Python 3.9 ties to the loop that is set
         self._slots = asyncio.Semaphore(most)
         self._room = threading.Semaphore(2 * most)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +68,6 @@ class Tasks:
             finally:
                 self._loop.call_soon_threadsafe(self._loop.stop)
 
-        asyncio.set_event_loop(self._loop)
         threading.Thread(target=read, name="mer-reader", daemon=True).start()
         self._loop.run_forever()
         if ended:
