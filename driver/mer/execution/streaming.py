@@ -177,6 +177,10 @@ class Streaming:
                             await streamed.outputs.add(reply.descriptors, reply.segments)
                         if last is None:
                             yield reply.outputs
+                except BaseException as error:
+                    if lane is not None:
+                        lane.add("call", asked, lane.now(), error=type(error).__name__)
+                    raise
                 finally:
                     await stream.aclose()
                     started.timings.run_us = stream.run_us
