@@ -292,16 +292,38 @@ class Executor:
     async def _perform(
         self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
     ) -> Reply:
-        async with self.worker(prepared, deadline, timings, on_log) as session:
-            lane, sent = CURRENT.get(), self._monotonic()
-            with within(prepared.candidate.version.spec.limits.wall_seconds, deadline, now=sent) as due:
+        place, lane = prepared.workplace, CURRENT.get()
+        warm = None if lane else self._pool.take_warm(place.host, place.plan, owner=self._owner, on_log=on_log)
+        if warm is None:
+            async with self.worker(prepared, deadline, timings, on_log) as session:
+                return await self._ask(session, prepared, deadline, timings, on_log)
+        assert warm.session is not None  # what is warm is loaded
+        try:
+            return await self._ask(warm.session, prepared, deadline, timings, on_log)
+        finally:
+            self._pool.give_back(warm, on_log)
+
+    async def _ask(
+        self,
+        session: Session,
+        prepared: Prepared,
+        deadline: float | None,
+        timings: Timings,
+        on_log: LogCallback | None,
+    ) -> Reply:
+        lane, sent = CURRENT.get(), self._monotonic()
+        wall_seconds = prepared.candidate.version.spec.limits.wall_seconds
+        if lane is None and wall_seconds is None:
+            reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+        else:
+            with within(wall_seconds, deadline, now=sent) as due:
                 if lane is None:
                     reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
                 else:
                     reply = await tracing.infer(session, lane, prepared.encoded, deadline=due, on_log=on_log)
-            timings.run_us = reply.run_us
-            timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
-            return reply
+        timings.run_us = reply.run_us
+        timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
+        return reply
 
     async def end(
         self,

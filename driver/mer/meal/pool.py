@@ -98,6 +98,31 @@ class Pool:
             worker.ignore(on_log)
             self._give_back(worker)
 
+    def take_warm(
+        self, host: Host, plan: WorkerPlan, *, owner: str | None = None, on_log: LogCallback | None = None
+    ) -> PooledWorker | None:
+        """Give a slot of a warm worker if one is free and nobody waits, else None; `give_back` it.
+
+        What `worker` does, without what waiting needs, which costs a small call more than the call itself.
+
+        Raises:
+            MerError: as `worker`.
+        """
+        if self._waiting:
+            return None
+        key = _key(host, plan, owner)
+        self._check(key)
+        worker = self._free(key)
+        if worker is not None:
+            worker.take()
+            worker.listen(on_log)
+        return worker
+
+    def give_back(self, worker: PooledWorker, on_log: LogCallback | None = None) -> None:
+        """Take back what `take_warm` gave."""
+        worker.ignore(on_log)
+        self._give_back(worker)
+
     def hold(self, session: Session) -> None:
         """Keep a worker from ending for want of callers: something is sealed there. `let_go` as often as this."""
         for worker in self._workers:
