@@ -88,6 +88,9 @@ class Lane:
 
     def add(self, name: str, begin: int, end: int, *, worker: int | None = None, **args: object) -> None:
         """Say that a step lasted from `begin` to `end`, microseconds by the clock, here or in the worker of that pid."""
+        self._add(name, begin, end, worker, args)
+
+    def _add(self, name: str, begin: int, end: int, worker: int | None, args: dict[str, object]) -> None:
         if worker is not None:
             self.trace.name(worker, "worker", self._number, self._name)
         pid = self._pid if worker is None else worker
@@ -110,7 +113,7 @@ class Lane:
             args["error"] = type(error).__name__
             raise
         finally:
-            self.add(name, begin, self.now(), **args)
+            self._add(name, begin, self.now(), None, args)
 
 
 CURRENT: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("mer.trace", default=None)
