@@ -251,6 +251,12 @@ async def test_pings_tell_each_step(tmp_path: Path) -> None:
         assert [step.ok for step in await m.ping_server("local")] == [True]
 
 
+async def test_a_ping_of_a_model_says_when_large_tensors_share_no_memory(tmp_path: Path) -> None:
+    async with running(tmp_path, shared_memory=0) as m:
+        await register(m, tmp_path, ECHO)
+        assert "no shared memory for large tensors: it is turned off" in (await m.ping_model("model"))[-1].detail
+
+
 async def test_a_ping_of_a_model_that_does_not_load_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as m:
         await register(m, tmp_path, "def load(:\n")

@@ -77,6 +77,8 @@ class Ping:
                     worker = self._pool.worker(workplace.host, workplace.plan, owner="ping")
                     session = await stack.enter_async_context(worker)
                 found.append(f"loaded; {await session.pulse()}")
+                if session.without_memory:
+                    found.append(f"no shared memory for large tensors: {session.without_memory}")
         return steps
 
     @contextlib.asynccontextmanager
