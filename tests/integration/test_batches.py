@@ -138,7 +138,7 @@ async def test_a_deadline_of_one_item_leaves_the_others(session: Session) -> Non
     late = session.infer(encode({"n": 0, "seconds": 1.0}), deadline=soon(0.2))
     answers = await asyncio.gather(late, ask(session, n=1), ask(session, n=2), return_exceptions=True)
     assert isinstance(answers[0], DeadlineExceeded)
-    assert [answers[n]["n"] for n in (1, 2)] == [1, 2]  # type: ignore[index]
+    assert [answers[n]["n"] for n in (1, 2)] == [1, 2]
     assert session.lost is None
 
 

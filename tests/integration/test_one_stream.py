@@ -25,7 +25,7 @@ SLEEPS = """
         return handle
 """
 
-TOGETHER = {
+TOGETHER: dict[str, tuple[str, dict[str, Any]]] = {
     "threads": ("def load():\n    return lambda inputs: inputs\n", {"concurrency": 4}),
     "tasks": (
         "def load():\n    async def handle(inputs):\n        return inputs\n    return handle\n",
@@ -56,8 +56,7 @@ async def test_requests_beyond_what_it_keeps_are_busy_and_a_cancel_is_heard(tmp_
 
 @pytest.mark.parametrize("way", TOGETHER)
 async def test_several_at_once_work_over_a_single_stream(tmp_path: Path, way: str) -> None:
-    source, spec = TOGETHER[way]
-    given: dict[str, Any] = dict(spec)
+    source, given = TOGETHER[way]
     async with session_with(tmp_path, source, host=one_stream(tmp_path), **given) as session:
         for _ in range(3):
             replies = await asyncio.gather(*(session.infer(encode({"n": n})) for n in range(40)))
