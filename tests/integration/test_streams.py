@@ -110,6 +110,9 @@ DOES = """
         except BaseException as error:
             yield {"caught": type(error).__name__}
 
+    async def asynchronous(context):
+        yield {"first": True}
+
     def iterator(context, to):
         return iter([{"number": number} for number in range(to)])
 """
@@ -175,6 +178,10 @@ class TestParts:
         assert await anext(stream) == {"number": 0}
         with pytest.raises(ModelFailed, match="dict of outputs, not int"):
             await anext(stream)
+
+    async def test_of_an_async_generator_are_refused(self, model):
+        with pytest.raises(ModelFailed, match="plain generator"):
+            await all_of(model, {"do": "asynchronous"})
 
     async def test_end_with_their_worker(self, model):
         stream = model.stream({"do": "dying"})

@@ -69,6 +69,10 @@ class PythonRunner:
     def checked(self, outputs: Any) -> Mapping[str, Any]:
         """Return what a handler has given, if it is a dict. Raises: Failure."""
         if type(outputs) is not dict and not isinstance(outputs, Mapping):
+            if hasattr(type(outputs), "__anext__"):
+                raise Failure(
+                    "output", "output-invalid", "a handler yields from a plain generator, not from an async one"
+                )
             if hasattr(type(outputs), "__next__"):
                 if hasattr(outputs, "close"):
                     outputs.close()

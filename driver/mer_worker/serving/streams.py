@@ -16,7 +16,7 @@ from mer_worker.failures import error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
 from mer_worker.tensors import encode, values_of
-from mer_worker.wire import Flag, Kind, WireError
+from mer_worker.wire import HEADER_BYTES, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mer_worker.wire import Bytes, Frame
 
 U32 = (1 << 32) - 1
+
+_PART = bytes((Kind.PART,))
+"""In place of a result's first byte: the forms of frames are those of results (mer_worker.templates)."""
 
 
 def is_parts(outputs: Any) -> bool:
@@ -55,6 +58,7 @@ class Flow:
     def __init__(self, conversation: Conversation, request: int, arrays: str, *, more: bool) -> None:
         """`more`: whether inputs come in parts."""
         self._conversation = conversation
+        self._outgoing = conversation.outgoing
         self._request = request
         self._arrays = arrays
         self._more = more
@@ -73,19 +77,31 @@ class Flow:
         Raises:
             WireError: it cannot be sent. Cancelled: the request was cancelled.
         """
-        conversation, interrupts = self._conversation, self._conversation.interrupts
-        encoded = encode(part)
-        number = self.microseconds()
-        held = interrupts.hold()  # from before a head is named until it is sent
+        interrupts = self._conversation.interrupts
+        held = interrupts.hold()  # from before a head is named, or memory taken, until it is sent
         try:
-            message = conversation.message(
-                encoded, Kind.PART, self._request, number=number, templates=conversation.outgoing
-            )
-            self._write(*message)
+            short = None if self._outgoing is None else self._outgoing.frame(self._request, self.microseconds(), part)
+            if short is not None:
+                self._write(_PART + short[1:])
+            else:
+                self._send_new(part)
         finally:
             if held:
                 interrupts.release()
+        if short is not None:
+            shared = short[1] & Flag.SHARED  # then it ends with the length of its only segment
+            self._credit.spend(int.from_bytes(short[-8:], "little") if shared else len(short) - HEADER_BYTES)
+
+    def _send_new(self, part: Any) -> None:
+        """Send a part by the general way, and have a form for the next one like it. Raises: WireError."""
+        encoded, outgoing = encode(part), self._outgoing
+        message = self._conversation.message(
+            encoded, Kind.PART, self._request, number=self.microseconds(), templates=outgoing
+        )
         self._credit.spend(weight_of(encoded, message[0]))
+        self._write(*message)
+        if outgoing is not None:
+            outgoing.learn(part, encoded.layout)
 
     def microseconds(self) -> int:
         """Return how long the handler has run, without what it waited for the driver."""
