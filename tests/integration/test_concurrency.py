@@ -12,9 +12,10 @@ import pytest
 
 from mer.core.errors import DeadlineExceeded, ModelFailed, WorkerLost
 from mer.meal import ladder
+from mer.meal.library import load_unpacked
 from mer.meal.session import Session
 from mer_worker.tensors import Buffer, encode
-from tests.support.workers import session_with, soon, until
+from tests.support.workers import handler_folder, session_with, soon, until
 
 THREADS = """
     import logging, threading, time
@@ -274,6 +275,14 @@ async def test_a_pong_tells_of_every_request(tmp_path: Path, source: str) -> Non
             call.cancel()
         await session.settled()
         assert (await session.pulse()).running == ()
+
+
+async def test_an_async_handler_works_in_the_callers_process(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model", TASKS)
+    async with await load_unpacked(folder, entry="handler:load", in_process=True) as model:
+        assert (await model.infer({"n": 1}))["n"] == 1
+        with pytest.raises(ModelFailed, match="no"):
+            await model.infer({"do": "raise"})
 
 
 @WAYS

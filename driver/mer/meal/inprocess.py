@@ -22,6 +22,7 @@ from mer_worker.context import Context
 from mer_worker.failures import Failure, of_model
 from mer_worker.outputs import Outputs
 from mer_worker.runners import Runner, load
+from mer_worker.runners.python import PythonRunner
 from mer_worker.serving.streams import is_parts
 from mer_worker.tensors import Encoded, decode, encode
 from mer_worker.wire import WireError
@@ -76,7 +77,11 @@ class InProcess(LoadedModel):
     ) -> dict[str, Any]:
         runner, given = self._loaded(), self._given(inputs)
         try:
-            outputs = runner.infer(given, Context(meta=meta, outputs=Outputs(self._arrays)))
+            context = Context(meta=meta, outputs=Outputs(self._arrays))
+            if isinstance(runner, PythonRunner) and runner.is_async:
+                outputs = runner.checked(await runner.call(given, context))
+            else:
+                outputs = runner.infer(given, context)
             return _across(encode(outputs), self._arrays, writable=True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
             _fail(error, "model", "in the handler")
