@@ -96,7 +96,7 @@ def test_a_frame_that_is_not_whole_or_not_alone_is_left_to_the_general_way(value
     assert incoming.opened(raw + more) is None
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 2 * MOST_TEMPLATES + 20), max_size=40), st.integers(0, 1 << 32))
 def test_both_ends_agree_on_every_head_however_many_there_are_and_wherever_the_stream_is_cut(lengths, seed):
     outgoing, incoming = Outgoing(Kind.INFER), Incoming(Kind.INFER, "buffer", writable=False)

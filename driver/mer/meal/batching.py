@@ -70,10 +70,14 @@ class Gathering(Shortcut):
         self._is_open = False
 
     def send(
-        self, inputs: Mapping[str, Any], deadline: float | None = None, on_log: LogCallback | None = None
+        self,
+        inputs: Mapping[str, Any],
+        deadline: float | None = None,
+        on_log: LogCallback | None = None,
+        encoded: Encoded | None = None,
     ) -> Call | None:
         """Queue a request."""
-        return self._enqueue(inputs, deadline, on_log) if self._is_open else None
+        return self._enqueue(inputs, deadline, on_log) if self._is_open and encoded is None else None
 
     def read_from(self, descriptor: int, ended: Callable[[], None]) -> None:
         """Read what has come: the answers of a batch come in one piece, as a rule."""

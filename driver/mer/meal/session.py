@@ -184,7 +184,7 @@ class Session:
             Interrupted: somebody cancelled the request.
             ProtocolViolation: the worker's answer is no answer.
         """
-        call = None if meta else self.shortcut.send_encoded(encoded, deadline, on_log)
+        call = None if meta else self.shortcut.send(NO_META, deadline, on_log, encoded)
         if call is not None:
             try:
                 answer = await call.future

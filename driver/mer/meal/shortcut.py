@@ -76,49 +76,43 @@ class Shortcut:
         self._outgoing = Outgoing(Kind.INFER)  # has no forms, so nothing goes this way
 
     def send(
-        self, inputs: Mapping[str, Any], deadline: float | None = None, on_log: LogCallback | None = None
+        self,
+        inputs: Mapping[str, Any],
+        deadline: float | None = None,
+        on_log: LogCallback | None = None,
+        encoded: Encoded | None = None,
     ) -> Call | None:
         """Send a request and return its call, whose future gets an Answer, or a frame.
 
-        None: it has to go the general way.
+        None: it has to go the general way. `encoded` are the inputs where they were encoded already.
         """
         if self.blocked:
             return None
-        calls = self._calls
+        calls, outgoing = self._calls, self._outgoing
         request = calls.last + 1
         number = 0 if deadline is None else calls.milliseconds(deadline)
         try:
-            ((name, value),) = inputs.items()
-            kind = type(value)
-            if kind is list:
-                frame = self._outgoing.texts(request, number, name, value)
-                if frame is None:
-                    return None
-            else:
-                start, rest, whole = self._outgoing.forms[kind, name, value.dtype, value.shape]
-                if rest is None:
-                    frame = self._outgoing.shared(request, number, value, start, whole)
-                    if frame is None:
-                        return None
+            if encoded is None:
+                ((name, value),) = inputs.items()
+                kind = type(value)
+                if kind is list:
+                    frame = outgoing.texts(request, number, name, value)
                 else:
-                    frame = _pack(start, request, 0, number, rest) + (value.data if kind is Buffer else value.tobytes())
-                    if len(frame) != whole:
-                        return None
+                    start, rest, whole = outgoing.forms[kind, name, value.dtype, value.shape]
+                    if rest is None:
+                        frame = outgoing.shared(request, number, value, start, whole)
+                    else:
+                        frame = _pack(start, request, 0, number, rest) + (
+                            value.data if kind is Buffer else value.tobytes()
+                        )
+                        if len(frame) != whole:
+                            return None
+            else:
+                frame = outgoing.encoded(request, number, encoded)
         except UNUSUAL:
             return None
-        return self._sent(request, frame, deadline, on_log)
-
-    def send_encoded(
-        self, encoded: Encoded, deadline: float | None = None, on_log: LogCallback | None = None
-    ) -> Call | None:
-        """Do as `send`, for inputs that were encoded already."""
-        calls = self._calls
-        request = calls.last + 1
-        frame = None if self.blocked else self._outgoing.encoded(request, calls.milliseconds(deadline), encoded)
-        return None if frame is None else self._sent(request, frame, deadline, on_log)
-
-    def _sent(self, request: int, frame: bytes, deadline: float | None, on_log: LogCallback | None) -> Call:
-        calls = self._calls
+        if frame is None:
+            return None
         calls.last = request
         calls.waiting[request] = call = ShortCall()
         call.request = request

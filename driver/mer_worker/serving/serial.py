@@ -106,23 +106,28 @@ class Serial:
                 found = incoming.rarer(data)
                 if found is None:
                     break
-                request, given = found[0], [found[2]]
+                request = found[0]
+                if outgoing is None or data[1]:  # in shared memory: nobody may hold them but the handler
+                    given = [found[2]]
+                    del found
+                    self._answer(request, given.pop(), NO_META)
+                    continue
+                inputs = found[2]
                 del found
-                self._answer(request, given.pop(), NO_META)  # nobody holds them but the handler
-                continue
-            whole, rest, name, dtype, shape, array, _ = form
-            if len(data) != whole or not data.startswith(rest, REST):
-                break
-            request, head, _ = unpack(data, 8)
-            if head:
-                break
-            if array is None:
-                value = new(Buffer)
-                value.data, value.dtype, value.shape = memoryview(data)[_SEGMENT], dtype, shape
             else:
-                value = array(shape, dtype, data, FIRST)
-            inputs = {name: value}
-            del value
+                whole, rest, name, dtype, shape, array, _ = form
+                if len(data) != whole or not data.startswith(rest, REST):
+                    break
+                request, head, _ = unpack(data, 8)
+                if head:
+                    break
+                if array is None:
+                    value = new(Buffer)
+                    value.data, value.dtype, value.shape = memoryview(data)[_SEGMENT], dtype, shape
+                else:
+                    value = array(shape, dtype, data, FIRST)
+                inputs = {name: value}
+                del value
             frame = message = None
             try:
                 logs.request = request
