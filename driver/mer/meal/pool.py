@@ -148,7 +148,7 @@ class Pool:
             raise Busy(
                 f"{waiting} calls wait for a worker, and no more than {self._most_waiting} may;"
                 f" {len(self._workers)} of {self._max_workers} workers are there",
-                hint="Try again later; max_workers and a version's --max-workers allow more workers.",
+                hint="Try again later; MER_MAX_WORKERS and a version's --max-workers allow more workers.",
             )
 
     def warm(self, host: Host, plan: WorkerPlan, *, owner: str | None = None) -> Session | None:
