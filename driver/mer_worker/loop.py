@@ -186,6 +186,8 @@ class Worker:
             self._channel.send(error_frame(Failure("protocol", "not-loaded", "no model is loaded"), request))
         elif self._serving is not None and kind in self._serving.kinds:
             self._serving.take(received)
+        elif self._serving is not None and kind in (Kind.SEAL, Kind.RELEASE):
+            self._refuse_parts(received)
         elif kind in (Kind.PART, Kind.CREDIT):
             pass  # of a request that is over, or that was answered as a whole
         else:

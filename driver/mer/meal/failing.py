@@ -17,6 +17,8 @@ from mer.core.errors import (
     limit_exceeded,
 )
 
+_IN_PARTS = "`stream` in place of `infer` or `run` gives them; a handler with several requests at once cannot"
+
 
 def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> MerError:
     """Return the error for an error frame (docs/wire.md, "error")."""
@@ -26,7 +28,7 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
         case "input" if code == "no-handle":
             return HandleUnknown(message)
         case "input" if code == "answers-in-parts":
-            return InputInvalid(message, hint="`stream` in place of `infer` or `run` gives them one after the other")
+            return InputInvalid(message, hint=_IN_PARTS)
         case "input":
             return InputInvalid(message)
         case "load" if code == "weights-missing":
