@@ -46,8 +46,8 @@ REST = 24
 """Where a frame of a form goes on after these as the form says: body length, table, zeros."""
 FIRST = HEADER_BYTES + ALIGNMENT
 """Where its segment begins."""
-UNUSUAL = (LookupError, TypeError, ValueError, AttributeError, BufferError, struct.error)
-"""What making a frame by a form raises for values that have none."""
+UNUSUAL = (LookupError, TypeError, ValueError, AttributeError, BufferError, RuntimeError, struct.error)
+"""What making a frame by a form raises for values that have none (RuntimeError: a nested tensor of torch has no shape)."""
 
 _START = struct.Struct("<BBHI")  # kind, flags, segments, template: 8 bytes
 _TEXTS = struct.Struct("<8sQIIQQ56x")  # as OPENING, with body length and segment length to be filled in
