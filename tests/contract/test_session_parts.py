@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mer.core.errors import HandleUnknown
+from mer.meal.loaded import WorkerModel
+from mer.meal.starting import start
 from mer_worker.layout import open_frame
 from mer_worker.tensors import Buffer, encode, values_of
 from mer_worker.wire import HEADER, Flag, Frame, Kind, dump, frame, pack
@@ -293,3 +299,46 @@ class TestSeals:
     @staticmethod
     def _run(worker: Bare, request: int, handle: str, *, flags: int = 0) -> None:
         worker.say(pack(Kind.INFER, dump({"handle": handle}), request=request, flags=Flag.HANDLE | flags))
+
+
+class TestTheLibrary:
+    """The same by what a program calls: the driver's own end against every worker."""
+
+    async def test_answers_and_inputs_in_parts_with_a_slow_reader(self, peer: Peer, tmp_path: Path) -> None:
+        async with loaded(peer, tmp_path) as model:
+            got = []
+            do = Buffer(dump({"parts": 600, "size": 10}), "json", ())
+            async for one in model.stream({"do": do}):
+                got.append(one["number"])
+                if len(got) % 200 == 0:
+                    await asyncio.sleep(0.05)
+            assert got == list(range(600))
+            parts = [{"x": bytes([number % 256])} for number in range(300)]
+            double = {"do": Buffer(b'{"double":true}', "json", ())}
+            doubled = [one["x"] async for one in model.stream(double, parts=parts)]
+            assert doubled == [bytes([number % 256] * 2) for number in range(300)]
+
+    async def test_who_stops_reading_cancels_and_the_worker_goes_on(self, peer: Peer, tmp_path: Path) -> None:
+        async with loaded(peer, tmp_path) as model:
+            stream = model.stream({"do": Buffer(dump({"parts": 100_000}), "json", ())})
+            assert (await anext(stream))["number"] == 0
+            await stream.aclose()
+            assert await model.infer({"x": "again"}) == {"x": "again"}
+            assert model.session.lost is None
+
+    async def test_sealed_inputs_run_by_handle_and_are_released(self, peer: Peer, tmp_path: Path) -> None:
+        async with loaded(peer, tmp_path) as model:
+            one, two = await model.seal({"x": "one"}), await model.seal({"x": "two"})
+            assert await model.infer(two) == {"x": "two"}
+            await model.release(one)
+            with pytest.raises(HandleUnknown):
+                await model.infer(one)
+
+
+@contextlib.asynccontextmanager
+async def loaded(peer: Peer, folder: Path) -> AsyncIterator[WorkerModel]:
+    """Give the handler of all workers, as `load_unpacked` would."""
+    host, plan = peer.host(folder), peer.plan(folder)
+    model = WorkerModel(host, plan, await start(host, plan, arrays="buffer"), None)
+    async with model:
+        yield model
