@@ -200,6 +200,12 @@ def frame(
     return pack(kind, head, request=request, number=number, body_bytes=len(body)) + body
 
 
+def flagged(message: tuple[Bytes, ...], flags: int) -> tuple[Bytes, ...]:
+    """Return a frame, in pieces, with more flags."""
+    opening = bytes(message[0])
+    return (opening[:1] + bytes((opening[1] | flags,)) + opening[2:], *message[1:])
+
+
 def dump(value: object) -> bytes:
     """Return `value` as the wire's JSON: UTF-8, no spaces, no NaN.
 

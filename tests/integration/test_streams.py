@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 
 from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, WorkerLost
+from mer.core.running import Batch
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
+from mer.meal.seals import seal
+from mer.meal.streams import PartStream, inference
 from mer_worker.conversation import MOST_SET_ASIDE
 from mer_worker.credit import WINDOW_BYTES, WINDOW_PARTS, credit_frame
 from mer_worker.tensors import Buffer, encode
 from mer_worker.wire import Flag, Frame, Kind
 from tests.support.peers import PEERS, bare
-from tests.support.workers import handler_folder, until
+from tests.support.workers import handler_folder, session_with, until
 
 DOES = """
     import os, time
@@ -444,3 +447,30 @@ def resident() -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
     raise AssertionError
+
+
+class TestSeveralAtOnce:
+    """A worker of several requests at once reads in no one's place: it answers as a whole."""
+
+    @pytest.mark.parametrize("spec", [{"concurrency": 2}, {"batch": Batch(max_size=2)}], ids=["threads", "batches"])
+    async def test_answers_as_a_whole_and_takes_nothing_in_parts(self, tmp_path, spec):
+        source = "def load():\n    return lambda given: given\n"
+        async with session_with(tmp_path, source, **spec) as session:
+            encoded = encode({"x": "a"})
+
+            async def parts() -> AsyncIterator[Any]:
+                yield encoded
+
+            async def read(**given: Any) -> list[dict[str, Any]]:
+                stream = await PartStream.open(session, await inference(session, encoded), **given)
+                try:
+                    return [reply.outputs async for reply in stream]
+                finally:
+                    await stream.aclose()
+
+            assert await read() == [{"x": "a"}]
+            with pytest.raises(InputInvalid, match="several requests"):
+                await read(parts=parts())
+            with pytest.raises(InputInvalid, match="several requests"):
+                await seal(session, encoded)
+            assert await read() == [{"x": "a"}]

@@ -11,9 +11,9 @@ from mer.core.errors import HandleUnknown, MerError, ProtocolViolation, UsageErr
 from mer.meal.calls import LogCallback
 from mer.meal.host import Bytes
 from mer.meal.session import Session
-from mer.meal.streams import Message, flagged, milliseconds
+from mer.meal.streams import Message, milliseconds
 from mer_worker.tensors import Encoded
-from mer_worker.wire import Flag, Frame, Kind, WireError, frame
+from mer_worker.wire import Flag, Frame, Kind, WireError, flagged, frame
 
 CAPABILITY = "seal"
 

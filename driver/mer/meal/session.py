@@ -45,6 +45,7 @@ from mer_worker.wire import (
     Kind,
     VersionMismatch,
     WireError,
+    flagged,
     frame,
     pack,
 )
@@ -304,6 +305,23 @@ class Session:
         if self._lost is not None:
             raise self._lost_again()
         self._write(*pieces)
+
+    async def send_part(self, request: int, form: Form, flags: int = 0) -> Bytes:
+        """Send a part of a request's inputs, and return its frame's beginning.
+
+        It is made once it can be written: segments in shared memory are the worker's from then on.
+
+        Raises:
+            WireError: what `form` makes is beyond a cap.
+            WorkerLost: the worker ended.
+        """
+        if self.shortcut.blocked:
+            await self._room(None)
+        if self._lost is not None:
+            raise self._lost_again()
+        message = flagged(form(request), flags)
+        self._write(*message)
+        return message[0]
 
     def reply(self, answer: Frame) -> Reply:
         """Read a result, or a part. Raises: ProtocolViolation (and the worker is ended)."""

@@ -16,7 +16,7 @@ from mer.meal.host import Bytes
 from mer.meal.session import Reply, Session
 from mer_worker.credit import Credit, Window, weight, weight_of
 from mer_worker.tensors import Encoded, encode
-from mer_worker.wire import Flag, Frame, Kind, WireError, dump, pack
+from mer_worker.wire import Flag, Frame, Kind, WireError, dump, flagged, pack
 
 CAPABILITY = "stream"
 
@@ -147,8 +147,6 @@ class PartStream:
         if received.kind == Kind.CREDIT:
             self._credit.add(received)
             _set(self._creditor)
-        elif self._window is None or received.kind != Kind.PART:
-            raise WireError(f"a frame of kind {received.kind} within a stream")
         else:
             self._window.came(weight(received))
             self._came.append(received)
@@ -169,11 +167,11 @@ class PartStream:
                 self._creditor = asyncio.get_running_loop().create_future()
                 await self._creditor
             try:
-                message = flagged((await session.form(encoded, Kind.PART))(request), Flag.MORE)
+                form = await session.form(encoded, Kind.PART)
+                opening = await session.send_part(request, form, Flag.MORE)
             except WireError as error:
                 raise InputInvalid(f"an input part: {error}") from error
-            credit.spend(weight_of(encoded, message[0]))
-            await session.send(*message)
+            credit.spend(weight_of(encoded, opening))
         await session.send(pack(Kind.PART, dump({"tensors": []}), request=request))
 
     def _pumped(self, pump: asyncio.Task[None]) -> None:
@@ -216,12 +214,6 @@ async def each(parts: InputParts) -> AsyncIterator[Mapping[str, Any]]:
     else:
         for part in parts:
             yield part
-
-
-def flagged(message: tuple[Bytes, ...], flags: int) -> tuple[Bytes, ...]:
-    """Return a frame, in pieces, with more flags."""
-    opening = bytes(message[0])
-    return (opening[:1] + bytes((opening[1] | flags,)) + opening[2:], *message[1:])
 
 
 def _set(waiter: asyncio.Future[None] | None) -> None:
