@@ -44,6 +44,8 @@ class Interrupts:
         self.running = 0
         self.newest = 0
         self.wanted: Optional[int] = None
+        self._raised = 0
+        """The request whose handler was interrupted last."""
         self.open = False
         """Whether the main thread is in the author's code, and may be interrupted there. Who serves the smallest requests
         sets this and the three before by himself, as `begin` and `end` do."""
@@ -114,6 +116,8 @@ class Interrupts:
             self.beforehand.add(request)
         if request == self.running and self._main is not None:
             self.wanted = request
+            if request == self._raised:  # its handler has caught the last one, or cleans up for long
+                self.open = True
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def hold(self) -> bool:
@@ -142,5 +146,6 @@ class Interrupts:
 
     def raise_now(self) -> None:
         """Raise Cancelled, once for each cancel."""
+        self._raised = self.running
         self.wanted, self.open = None, False
         raise Cancelled

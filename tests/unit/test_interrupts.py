@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from mer_worker.interrupts import Cancelled, Interrupts
@@ -34,3 +36,27 @@ def test_a_cancel_of_a_request_that_is_over_is_forgotten():
     interrupts.cancel(7)
     interrupts.begin(8)
     interrupts.end()
+
+
+def cancel_here(interrupts: Interrupts, request: int) -> None:
+    """Cancel as another thread does, and give the signal the time to arrive."""
+    interrupts.cancel(request)
+    for _ in range(1000):
+        pass
+
+
+def test_a_handler_that_caught_a_cancel_is_interrupted_by_the_next_one():
+    interrupts = Interrupts()
+    before = signal.getsignal(signal.SIGINT)
+    interrupts.install()
+    try:
+        interrupts.begin(1)
+        for _ in range(2):
+            with pytest.raises(Cancelled):
+                cancel_here(interrupts, 1)
+        interrupts.end()
+        cancel_here(interrupts, 1)  # too late: nothing is raised
+        interrupts.begin(2)
+        interrupts.end()
+    finally:
+        signal.signal(signal.SIGINT, before)
