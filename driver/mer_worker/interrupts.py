@@ -44,11 +44,11 @@ class Interrupts:
         self.running = 0
         self.newest = 0
         self.wanted: Optional[int] = None
-        self._raised = 0
-        """The request whose handler was interrupted last."""
         self.open = False
         """Whether the main thread is in the author's code, and may be interrupted there. Who serves the smallest requests
         sets this and the three before by himself, as `begin` and `end` do."""
+        self._raised = 0
+        """The request whose handler was interrupted last."""
         self._held = False
         self.beforehand: set[int] = set()
         self.several: Optional[Several] = None
