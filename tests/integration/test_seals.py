@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mer.core.errors import Busy, HandleUnknown, ModelFailed, UsageError
@@ -89,6 +90,17 @@ async def test_a_handler_without_seal_gets_the_inputs_as_they_are(tmp_path):
     folder = handler_folder(tmp_path / "model", PLAIN)
     async with await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host) as model:
         assert await model.infer(await model.seal({"x": "a", "y": 1})) == {"x": "a", "y": 1}
+
+
+async def test_large_inputs_are_kept_whole(tmp_path):
+    host = PEERS[0].host(tmp_path)
+    folder = handler_folder(tmp_path / "model", PLAIN)
+    async with await load_unpacked(folder, entry="handler:load", host=host) as model:
+        given = [np.full(1 << 20, number, "float32") for number in range(4)]
+        handles = [await model.seal({"x": array}) for array in given]
+        await model.infer({"x": np.zeros(1 << 20, "float32")})
+        for array, handle in zip(given, handles, strict=True):
+            assert np.array_equal((await model.infer(handle))["x"], array)
 
 
 async def test_sealed_inputs_may_be_answered_in_parts(model):
