@@ -134,10 +134,8 @@ class TheirFile:
         """Let the file go; what is still looked at stays until it is not."""
         self._held.clear()
         self.dead.clear()
-        try:
-            self._map.close()
-        except BufferError:  # the last view ends it
-            pass
+        # never `mmap.close()`: numpy's arrays hold the mapping without an export, so that it would go from under them
+        self.__dict__.pop("_map", None)
 
 
 class OwnFile:
@@ -287,13 +285,17 @@ class OwnFile:
         start = addressof(_Byte.from_buffer(segment)) - self._address
         return start if start in self._lent else None
 
-    def take_over(self, start: int) -> bool:
-        """Make a lent place one that is to be sent, and return True; False while somebody still looks at it."""
-        watch = self._lent[start]
-        if watch() is not None:
-            return False
-        del self._lent[start]  # so that its death frees nothing
-        return True
+    def hold(self, start: int) -> _Watch:
+        """Return the watch of a lent place, whose death frees nothing from now on."""
+        with self._lock:
+            return self._lent.pop(start)
+
+    def let(self, start: int, watch: _Watch) -> None:
+        """Have the death of a lent place free it again; it may have died meanwhile."""
+        with self._lock:
+            self._lent[start] = watch
+            if watch() is None:
+                self._dead.append(watch)
 
     def at(self, start: int, size: int) -> memoryview:
         """Return a view that nothing watches."""
@@ -333,10 +335,7 @@ class OwnFile:
             os.close(self._descriptor)
             self._descriptor = -1
             self._lent.clear()
-            try:
-                self._map.close()
-            except BufferError:  # the last view ends it
-                pass
+            del self._map  # the last view ends it
 
     def _collect(self) -> None:
         """Free what was given back, what was not sent after all, and what was lent and let go. The lock is held."""

@@ -129,21 +129,29 @@ class Sharing:
         """
         own, segments = self.own, encoded.segments
         placed = Placed(own)
-        for at in range(len(segments)):  # enumerate would hold the segment itself
-            segment = segments[at]
-            size = len(segment)
+        for at in range(len(segments)):  # nothing here may hold a segment itself, as enumerate would
+            size = len(segments[at])
             start: Optional[int] = None
             if size >= SHARED_FROM:
-                lent = own.lent_at(segment)
-                if lent is None:
-                    start = own.put(segment)
-                else:
-                    segments[at] = segment = own.at(lent, size)
-                    start = lent if own.take_over(lent) else own.put(segment)
+                lent = own.lent_at(segments[at])
+                start = own.put(segments[at]) if lent is None else self._lent(segments, at, lent)
                 if start is not None:
                     segments[at] = own.at(start, size)
             placed.starts.append(start or 0)
         return placed
+
+    def _lent(self, segments: list[Bytes], at: int, lent: int) -> Optional[int]:
+        """Return where a segment that lies in a lent place is sent from: there, if nobody looks at it any more."""
+        own, size = self.own, len(segments[at])
+        watch = own.hold(lent)
+        segments[at] = segment = own.at(lent, size)  # what was encoded is let go
+        if watch() is None:
+            return lent
+        start = own.put(segment)
+        if start is None:
+            segments[at] = bytes(segment)
+        own.let(lent, watch)
+        return start
 
     def put(self, segment: Any, size: int) -> Optional[int]:
         """Copy a buffer into a place that has its pages, for a message that will be sent; None where that takes longer.

@@ -294,6 +294,17 @@ class TestEnds:
         gc.collect()
         assert (out == large()).all()
 
+    async def test_results_of_the_shortest_way_outlive_their_worker(self, tmp_path):
+        """Numpy's arrays hold the mapping, and do not keep it from being closed."""
+        folder = handler_folder(tmp_path / "model", ECHO)
+        async with await load_unpacked(folder, entry="handler:load", host=local_host(tmp_path)) as model:
+            kept = [(await model.infer({"x": large(number)}))["x"] for number in range(5)]
+        gc.collect()
+        assert all((out == large(number)).all() for number, out in enumerate(kept))
+        before = mappings()
+        del kept
+        assert mappings() < before
+
     async def test_a_worker_that_is_lost_while_it_computes_leaves_nothing(self, tmp_path):
         await in_a_session(tmp_path / "first", ECHO)
         gc.collect()

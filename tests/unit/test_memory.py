@@ -148,16 +148,19 @@ def test_a_lent_place_is_free_again_when_it_is_let_go(ends):
     assert own.used == 0
 
 
-def test_a_lent_place_is_sent_as_it_is_only_when_nobody_else_has_it(ends):
+def test_the_death_of_a_lent_place_that_is_held_frees_nothing(ends):
     own, _ = ends
     view = own.lend(GRAIN)
     assert view is not None
     start = own.lent_at(view)
     assert start is not None
-    assert not own.take_over(start)
+    watch = own.hold(start)
+    assert watch() is not None
     del view
-    assert own.take_over(start)
-    assert own.used == GRAIN  # its death frees nothing any more
+    assert watch() is None
+    assert own.used == GRAIN  # its death frees nothing
+    own.let(start, watch)
+    assert own.used == 0
 
 
 def test_other_memory_is_not_lent(ends):

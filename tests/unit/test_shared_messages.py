@@ -11,6 +11,7 @@ import pytest
 
 from mer_worker.layout import open_frame
 from mer_worker.memory import GRAIN, OwnFile, TheirFile
+from mer_worker.outputs import Outputs
 from mer_worker.shared import SHARED_FROM, Sharing, goes_shared, shares
 from mer_worker.tensors import encode, values_of
 from mer_worker.wire import Decoder, Flag, Frame, FrameTooLarge, Kind, WireError
@@ -89,6 +90,25 @@ def test_what_is_encoded_is_let_go(sharing):
     assert sharing.place(echoed).message(echoed, Kind.RESULT, 5)
     sharing.settle()
     assert sharing.own.used == 8 * SHARED_FROM  # the answer, and no input
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_output_made_in_place_is_sent_from_there_unless_somebody_keeps_it(sharing, kept):
+    made = Outputs("numpy", sharing).empty((SHARED_FROM,), "float64")
+    made[:] = 7
+    held = made if kept else None
+    encoded = encode({"x": made})
+    del made
+    lent = sharing.own.lent_at(encoded.segments[0])
+    placed = sharing.place(encoded)
+    assert (placed.starts[0] == lent) is not kept
+    (frame,) = decoded(sharing, b"".join(placed.message(encoded, Kind.RESULT, 1)))
+    if held is not None:
+        held[:] = 8
+    assert (opened(frame)["x"] == 7).all()
+    del frame, held, encoded
+    sharing.settle()
+    assert sharing.own.used == 0
 
 
 def table(*entries: tuple[int, int], inline: bytes = b"") -> Frame:
