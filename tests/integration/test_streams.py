@@ -223,7 +223,7 @@ class TestSlowReaders:
         await asyncio.sleep(0.3)
         await stream.aclose()
         made = (await model.infer({"do": "how_many"}))["made"]
-        assert made <= WINDOW_PARTS + 1
+        assert 1 < made <= WINDOW_PARTS + 1
 
     async def test_hold_no_more_than_the_window_in_memory(self, model):
         size = 8 << 20
@@ -234,7 +234,7 @@ class TestSlowReaders:
         grown = resident() - before
         await stream.aclose()
         made = (await model.infer({"do": "how_many"}))["made"]
-        assert made * size <= WINDOW_BYTES + 3 * size
+        assert 2 * size < made * size <= WINDOW_BYTES + 3 * size
         assert grown < WINDOW_BYTES + 4 * size
 
     async def test_get_all_of_large_parts_in_the_end(self, model):
