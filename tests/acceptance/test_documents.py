@@ -60,6 +60,7 @@ def test_the_commands_of_a_page_do_what_it_says(installed: Installation, tmp_pat
         ["run.py", "--quick"],
         ["streams.py", "--parts", "1000", "--rounds", "1"],
         ["callers.py", "--quick"],
+        ["large.py", "--quick"],
         ["commands.py", "--rounds", "1"],
         ["log_list.py", "--quick"],
         ["start.py", "--quick"],
