@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mer.api import Mer
-from mer.core.errors import HandleUnknown, InputInvalid, ModelFailed, UsageError, WorkerLost
+from mer.core.errors import DeadlineExceeded, HandleUnknown, InputInvalid, ModelFailed, UsageError, WorkerLost
 from mer.core.specs import TensorSpec
 from tests.support.running import register, running
 from tests.support.workers import until
@@ -274,3 +274,14 @@ class TestSeal:
         with pytest.raises(UsageError, match="seconds"):
             await mer.seal("model", {"x": 5}, keep=-1)
         assert await records(mer) == []
+
+
+async def test_a_stream_that_its_reader_is_too_slow_for_has_timed_out(mer):
+    stream = mer.stream("model", {"do": "forever"}, timeout=2)
+    await anext(stream)
+    await asyncio.sleep(2.5)
+    with pytest.raises(DeadlineExceeded):
+        async for _ in stream:
+            pass
+    body = await finish(mer)
+    assert (body["outcome"], body["parts"] > 1) == ("timed_out", True)
