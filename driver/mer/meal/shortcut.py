@@ -9,7 +9,7 @@ way: a head that was not named yet (mer_worker.templates), a result in several p
 from __future__ import annotations
 
 import asyncio
-from asyncio import Future
+from asyncio import Future, InvalidStateError
 from collections.abc import Callable, Mapping
 from os import read
 from typing import Any
@@ -25,7 +25,6 @@ Answer = tuple[int, int, dict[str, Any], Layout]
 
 
 _pack, _unpack, _new = OPENING.pack, NUMBERS.unpack_from, Buffer.__new__
-_SEGMENT = slice(FIRST, None)
 
 
 class Shortcut:
@@ -142,16 +141,17 @@ class Shortcut:
                 calls = self._calls
                 call = calls.waiting.get(request)
                 if call is not None and call.short and not head:
-                    memory = bytearray(data)  # the caller's own, to write to
+                    # a copy: the caller's own, to write to
                     if array is None:
                         value = _new(Buffer)
-                        value.data, value.dtype, value.shape = memoryview(memory)[_SEGMENT], dtype, shape
+                        value.data, value.dtype, value.shape = memoryview(bytearray(data[FIRST:])), dtype, shape
                     else:
-                        value = array(shape, dtype, memory, FIRST)
+                        value = array(shape, dtype, bytearray(data), FIRST)
                     del calls.waiting[request]
-                    future = call.future
-                    if not future.done():  # else its caller has gone
-                        future.set_result((request, number, {name: value}, layout))
+                    try:
+                        call.future.set_result((request, number, {name: value}, layout))
+                    except InvalidStateError:  # its caller has gone; to ask first would cost every call something
+                        pass
                     if calls.settling is not None:
                         calls.settle()
                     return
