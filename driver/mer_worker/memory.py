@@ -36,6 +36,9 @@ KEPT_BYTES = 128 << 20
 """Pages of one file that stay for the next large tensor, however long it takes to come: filling new ones costs more than
 twice the copy. What is beyond goes back when it was not used for a period."""
 
+_AT_ONCE_BYTES = 1 << 20
+"""What is filled with pages while others wait: a millisecond."""
+
 _STEP_BYTES = 16 << 20
 """Pages given back at a time: a few milliseconds, for which nothing else of the process runs."""
 
@@ -236,7 +239,7 @@ class OwnFile:
         return start
 
     def put_at_once(self, segment: Any, size: int) -> Optional[int]:
-        """Put a segment where there are pages for it, as the receiver's; None where there are none.
+        """Put a segment into a place, as the receiver's; None where there is none, or many pages would be waited for.
 
         Raises:
             IndexError, TypeError, ValueError, BufferError: the segment is not contiguous, or of another size.
@@ -246,16 +249,21 @@ class OwnFile:
         start = self.take(size)
         if start is None:
             return None
+        sent = False
         try:
-            if self._has_pages.find(0, start // GRAIN, -(-(start + size) // GRAIN)) < 0:
-                self._map[start : start + size] = segment
-                self.sent((start,))
-                return start
-        except BaseException:
-            self.returned.append(start)
-            raise
-        self.returned.append(start)
-        return None
+            if self._has_pages.find(0, start // GRAIN, -(-(start + size) // GRAIN)) >= 0:
+                if size > _AT_ONCE_BYTES:
+                    return None
+                self.fill(start, size)
+            self._map[start : start + size] = segment
+            self.sent((start,))
+            sent = True
+        except OSError:  # there is no memory left
+            return None
+        finally:
+            if not sent:
+                self.returned.append(start)
+        return start
 
     def sent(self, starts: Sequence[int]) -> None:
         """Say that these places belong to the receiver now."""

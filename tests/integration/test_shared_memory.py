@@ -16,6 +16,7 @@ import numpy
 import pytest
 
 from mer.core.errors import ModelFailed, WorkerLost
+from mer.core.running import Batch
 from mer.meal import memory as driver_memory
 from mer.meal.library import load_unpacked
 from mer.meal.session import Session
@@ -445,4 +446,30 @@ async def test_parts_and_sealed_inputs_travel_so_too(tmp_path):
         assert memory_of(session).used[1] == 5
         assert all((part == large(number)).all() for number, part in zip((0, 1, 2, 3, 9), parts, strict=True))
         del parts
+        await until(lambda: memory_of(session).used == (0, 0))
+
+
+COPIES_INTO_PLACE = """
+    def load():
+        def handler(inputs, context):
+            y = context.empty(inputs["x"].shape, "float32")
+            y[:] = inputs["x"]
+            return {"x": y}
+        return handler
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [(COPIES_INTO_PLACE, {"concurrency": 4}), (ECHO, {"batch": Batch(max_size=4)})],
+    ids=["threads", "batches"],
+)
+async def test_who_serves_several_at_once_shares_it_too(tmp_path, source, given):
+    async with session_with(tmp_path, source, arrays="numpy", **given) as session:
+        for turn in range(6):
+            numbers = range(8 * turn, 8 * turn + 8)
+            outs = await asyncio.gather(*(session.infer_values({"x": large(n, 1 << 16)}) for n in numbers))
+            assert all((out["x"] == large(n, 1 << 16)).all() for n, out in zip(numbers, outs, strict=True))
+        assert memory_of(session).used[1] == 8
+        del outs
         await until(lambda: memory_of(session).used == (0, 0))

@@ -238,6 +238,20 @@ def test_pages_that_are_in_use_stay():
     own.close()
 
 
+def test_at_once_a_segment_gets_few_pages_and_waits_for_no_more(ends):
+    own, theirs = ends
+    small, large = bytes(1 << 20), bytes(2 << 20)
+    assert own.put_at_once(large, len(large)) is None
+    start = own.put_at_once(small, len(small))
+    assert bytes(theirs.claim(start, 4)) == bytes(4)
+    with pytest.raises(IndexError):
+        own.put_at_once(small, 7 * GRAIN)
+    with pytest.raises((ValueError, BufferError, TypeError)):
+        own.put_at_once(numpy.zeros((GRAIN, 4), "uint8")[:, 1], GRAIN)
+    theirs.settle()
+    assert own.used == 0
+
+
 def test_where_there_is_no_memory_a_segment_has_no_place():
     """A file on a full file system: the kernel refuses the pages before anything is written to them."""
     size = LEAST_BYTES
@@ -245,6 +259,7 @@ def test_where_there_is_no_memory_a_segment_has_no_place():
     own = OwnFile(descriptor, size)
     os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)  # takes no fallocate, as a full one does not
     assert own.put(bytes(GRAIN)) is None
+    assert own.put_at_once(bytes(GRAIN), GRAIN) is None
     assert own.lend(GRAIN) is None
     assert own.used == 0
     own.close()
