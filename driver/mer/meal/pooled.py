@@ -1,11 +1,10 @@
-"""What a pool knows of one worker, of one version's past, and of one caller who waits."""
+"""What a pool knows of one worker, and of one caller who waits."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
 
-from mer.core.errors import MerError
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
 from mer.meal.plan import WorkerPlan
@@ -86,15 +85,6 @@ class PooledWorker:
         if self.session is not None and listener in self.listeners:
             self.listeners.remove(listener)
             self.session.on_log = self.listeners[-1] if self.listeners else None
-
-
-@dataclass(slots=True)
-class History:
-    """What is remembered of a key that failed."""
-
-    crashes: int = 0
-    not_before: float = 0.0
-    refused: MerError | None = None
 
 
 @dataclass(slots=True, eq=False)
