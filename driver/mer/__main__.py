@@ -105,7 +105,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     }
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
     leases = LeaseKeeper(store, recorder, actor=actor)
-    finishes = Finishes(store, recorder, Journal(settings.state_folder / "journal"))
+    finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
     pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
     trace = Trace() if settings.trace else None
     executor = Executor(

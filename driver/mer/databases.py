@@ -178,7 +178,7 @@ async def _bring(
     if actor:
         recorder = Recorder(store.access_log, clock=_now)
         # a finish that waits on this machine belongs to this log: after it, its invocation is none that was lost
-        await Finishes(store, recorder, Journal(settings.state_folder / "journal")).take_up()
+        await Finishes(recorder, Journal(settings.state_folder / "journal")).take_up()
         lost = await record_lost(
             store, actor=actor, clock=_now, why="its driver did not come along when the database was moved"
         )

@@ -142,6 +142,30 @@ async def test_a_retried_group_appends_only_what_is_not_there(store: Store) -> N
     assert await faults(store) == []
 
 
+async def test_a_place_tells_whether_it_is_anothers(store: Store) -> None:
+    name, of = await store.access_log.chain(), records.invocation()
+    lost = records.finished(name, of, lease=LEASE, outcome="lost")
+    late = records.finished(name, of, lease=LEASE, outcome="succeeded")
+    (first,) = await store.access_log.append([lost])
+    (own,) = await store.access_log.append([lost])
+    (others,) = await store.access_log.append([late])
+    assert first == own == others
+    assert [first.other, own.other, others.other] == [False, False, True]
+
+
+async def test_a_group_tells_of_each_place_whether_it_is_anothers(store: Store) -> None:
+    name, of, beside = await store.access_log.chain(), records.invocation(), records.invocation()
+    first = records.finished(name, of, lease=LEASE, outcome="lost")
+    second = records.finished(name, of, lease=LEASE, outcome="succeeded")
+    third = records.finished(name, beside, lease=LEASE)
+    places = await store.access_log.append([first, second, third])
+    assert [(place.seq, place.other) for place in places] == [(1, False), (1, True), (2, False)]
+    again = await store.access_log.append(
+        [first, second, third, records.finished(name, of, lease=LEASE, outcome="failed")]
+    )
+    assert [place.other for place in again] == [False, True, False, True]
+
+
 async def test_the_same_record_twice_in_one_group_is_appended_once(store: Store) -> None:
     body = records.started(await store.access_log.chain(), records.invocation(), lease=LEASE)
     first, second = await store.access_log.append([body, body])

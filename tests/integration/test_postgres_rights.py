@@ -301,7 +301,7 @@ def test_nothing_in_a_search_path_stands_in_for_what_appending_means(database: D
                 driver.execute("CREATE TEMP TABLE access_lock ()")
                 driver.execute("CREATE TEMP TABLE access (LIKE mer.access)")
                 driver.execute("SET search_path = evil, pg_temp, mer, pg_catalog")
-                (row,) = driver.execute("SELECT * FROM mer.append(%s)", ([body],)).fetchall()
+                (row,) = driver.execute("SELECT seq, digest FROM mer.append(%s)", ([body],)).fetchall()
                 assert driver.execute("SELECT count(*) FROM pg_temp.access").fetchone() == (0,)
                 assert driver.execute("SELECT seq, digest FROM mer.access").fetchall() == [row]
                 assert row[1] != "e" * 64

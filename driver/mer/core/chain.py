@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -35,6 +35,8 @@ class Head:
 
     seq: int
     digest: str
+    other: bool = field(default=False, compare=False)
+    """No part of the place, but told of what was appended: another body of its invocation and kind stood here before."""
 
 
 EMPTY = Head(seq=0, digest=GENESIS)

@@ -159,7 +159,8 @@ class AccessLog(Protocol):
 
     `append` derives the columns of core.chain.COLUMNS from each body and keeps the open invocations: a `started` opens
     one, a `finished` closes it. Appending the same (invocation, kind) again is no fault and appends nothing: a retry
-    after a lost acknowledgement is safe. `change` records have no invocation.
+    after a lost acknowledgement is safe. Its place says whether another body stands there (Head.other). `change`
+    records have no invocation.
     """
 
     async def chain(self) -> str:

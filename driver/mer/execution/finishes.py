@@ -10,7 +10,6 @@ from mer.audit.recorder import Recorder
 from mer.core.canonical import canonical
 from mer.core.errors import DatabaseUnreachable, MerError, Unreachable
 from mer.core.records import InvocationId, RecordKind
-from mer.dal.base import Store
 from mer.execution.journal import Journal
 
 FINISH_SECONDS = 5.0
@@ -23,8 +22,7 @@ logger = logging.getLogger(__name__)
 class Finishes:
     """Appends finishes, and takes up what the journal holds."""
 
-    def __init__(self, store: Store, recorder: Recorder, journal: Journal) -> None:
-        self._store = store
+    def __init__(self, recorder: Recorder, journal: Journal) -> None:
         self._recorder = recorder
         self._journal = journal
         self._kept = False
@@ -70,7 +68,7 @@ class Finishes:
         try:
             async with asyncio.timeout(FINISH_SECONDS):  # cut off, it may stand there or not: again is safe
                 head = await self._recorder.append(body)
-                if (await self._store.access_log.get(head.seq)).body != body:
+                if head.other:
                     # an invocation finishes once: where another finish stands, it was given up as lost before this came
                     await self._recorder.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
         except TimeoutError as error:

@@ -124,7 +124,7 @@ class MemoryAccessLog:
             if there is not None:
                 record = self._tables.records.get(there)
                 assert record is not None
-                return Head(seq=record.seq, digest=record.digest)
+                return Head(seq=record.seq, digest=record.digest, other=record.body != body)
         seq = len(self._tables.records) + 1
         before = self._tables.records.get(seq - 1)
         previous = before.digest if before else EMPTY.digest

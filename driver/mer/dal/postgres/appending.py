@@ -21,7 +21,7 @@ class Appender:
     """Appends by one prepared statement, on whichever connection is there."""
 
     def __init__(self, query: str, *, seconds: float, shown: str) -> None:
-        """Append by `query`, which takes a body and gives a seq and a digest; wait at most `seconds` and a grace."""
+        """Append by `query`, which takes a body and gives what a Head has; wait at most `seconds` and a grace."""
         self._query = query.encode()
         self._seconds = seconds + GRACE_SECONDS
         self._shown = shown
@@ -59,7 +59,7 @@ class Appender:
         finally:
             if not at_rest:
                 await connection.close()
-        seq, digest = result.get_value(0, 0), result.get_value(0, 1)
+        seq, digest, other = (result.get_value(0, column) for column in range(3))
         assert seq is not None
         assert digest is not None
-        return Head(seq=int(seq), digest=digest.decode())
+        return Head(seq=int(seq), digest=digest.decode(), other=other == b"t")

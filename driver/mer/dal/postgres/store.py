@@ -119,7 +119,7 @@ class PostgresStore(PostgresRepositories):
 
             async def append(bodies: Sequence[str]) -> tuple[Head, ...]:
                 rows = await session.ask(self._append_query, {"bodies": list(bodies)})
-                return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
+                return tuple(Head(**row) for row in rows)
 
             try:
                 await session.begin()
@@ -141,7 +141,7 @@ class PostgresStore(PostgresRepositories):
                 seconds=settings.statement_seconds,
                 shown=settings.shown,
             )
-            return tuple(Head(seq=row["seq"], digest=row["digest"]) for row in rows)
+            return tuple(Head(**row) for row in rows)
 
         return await self._connections.in_turn(
             one if len(bodies) == 1 and not self._fills else group, repeatable=lambda: repeatable(bodies)

@@ -44,6 +44,18 @@ class Appended:
     head: Head
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Standing:
+    """The one record of an invocation and kind."""
+
+    place: Head
+    body: str
+
+    def place_of(self, entry: Entry) -> Head:
+        """Return the place for who wanted to append this entry: its own record may be there, or another's."""
+        return self.place if entry.body == self.body else replace(self.place, other=True)
+
+
 async def head_of(run: Executor) -> Head:
     """Return the place of the last record."""
     found = await run.ask(load("access_log")["head"])
@@ -59,11 +71,11 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head, *, fills: 
         ConcurrentChange: others were faster, time and again.
         LogNotVerified: a record stands where the next one belongs.
     """
-    known: dict[Key, Head] = {}
+    known: dict[Key, _Standing] = {}
     for tries in range(1, TRIES + 1):
         missing = first_of_each(each for each in entries if each.key not in known)
         if not missing:
-            return Appended(places=tuple(known[each.key] for each in entries if each.key), head=head)
+            return Appended(places=tuple(known[each.key].place_of(each) for each in entries if each.key), head=head)
         try:
             places = await (
                 _chained_there(run, missing, fills) if run.shared else _chained_here(run, missing, head, fills)
@@ -88,9 +100,13 @@ async def append(run: Executor, entries: Sequence[Entry], head: Head, *, fills: 
                 head = await head_of(run)
             continue
         placed = dict(zip((id(each) for each in missing), places, strict=True))
-        known |= {each.key: place for each, place in zip(missing, places, strict=True) if each.key}
+        known |= {
+            each.key: _Standing(place=place, body=each.body)
+            for each, place in zip(missing, places, strict=True)
+            if each.key
+        }
         return Appended(
-            places=tuple(known[each.key] if each.key else placed[id(each)] for each in entries),
+            places=tuple(known[each.key].place_of(each) if each.key else placed[id(each)] for each in entries),
             head=places[-1],
         )
     raise ConcurrentChange(f"the access log moved {TRIES} times while a record was appended")
@@ -147,11 +163,14 @@ async def append_settled(run: Executor, entries: Sequence[Entry], *, fills: bool
         return _agreed(outcomes)
 
 
-async def _places(run: Executor, entries: Sequence[Entry]) -> dict[Key, Head]:
+async def _places(run: Executor, entries: Sequence[Entry]) -> dict[Key, _Standing]:
     wanted = {each.key for each in entries if each.key}
     rows = await run.ask(load("access_log")["places"], invocations=sorted({invocation for invocation, _ in wanted}))
-    found = {(row["invocation"], row["kind"]): Head(seq=row["seq"], digest=row["digest"]) for row in rows}
-    return {key: place for key, place in found.items() if key in wanted}
+    found = {
+        (row["invocation"], row["kind"]): _Standing(place=Head(seq=row["seq"], digest=row["digest"]), body=row["body"])
+        for row in rows
+    }
+    return {key: standing for key, standing in found.items() if key in wanted}
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -9,15 +9,15 @@ SELECT mer.adopt_chain(%(chain)s);
 -- name: append
 -- The only way into the log: gives each body's place, in their order. The bodies go as bytes (%()b): in an array that is
 -- text every quote of theirs is escaped, which took longer than all the rest of the client's work.
-SELECT seq, digest FROM mer.append(%(bodies)b);
+SELECT seq, digest, other FROM mer.append(%(bodies)b);
 
 -- name: append_one
 -- The same for a single body, which is libpq's own parameter: appending.py.
-SELECT seq, digest FROM mer.append_one($1);
+SELECT seq, digest, other FROM mer.append_one($1);
 
 -- name: fill
 -- The same for the copy or the restore that the database is being filled by.
-SELECT seq, digest FROM mer.fill(%(bodies)b);
+SELECT seq, digest, other FROM mer.fill(%(bodies)b);
 
 -- name: filling
 -- What fills the database, and since when.

@@ -52,9 +52,10 @@ CREATE TABLE mer.open_invocation (
 
 CREATE TABLE mer.access_lock ();
 
--- The only ways into the log: many bodies, or one. docs/decisions/02-append-function.md has the reasons.
+-- The only ways into the log: many bodies, or one. docs/decisions/02-append-function.md has the reasons. `other` tells that a
+-- record of that invocation and kind stood there before, with another body.
 
-CREATE FUNCTION mer.append(bodies text[]) RETURNS TABLE (seq bigint, digest text)
+CREATE FUNCTION mer.append(bodies text[]) RETURNS TABLE (seq bigint, digest text, other boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $append$
 #variable_conflict use_column
 DECLARE
@@ -71,20 +72,20 @@ BEGIN
     END LOOP;
     BEGIN
         PERFORM mer.insert_records(bodies, last.digest || digests, last.seq);
-        RETURN QUERY SELECT last.seq + n, d FROM unnest(digests) WITH ORDINALITY AS u(d, n);
+        RETURN QUERY SELECT last.seq + n, d, false FROM unnest(digests) WITH ORDINALITY AS u(d, n);
         RETURN;
     EXCEPTION WHEN unique_violation THEN
         -- some of them are there already: their writer was not told, and appends them again
     END;
     FOREACH body IN ARRAY bodies LOOP
-        RETURN QUERY SELECT one.seq, one.digest FROM mer.append_one(body) AS one;
+        RETURN QUERY SELECT one.seq, one.digest, one.other FROM mer.append_one(body) AS one;
     END LOOP;
 END
 $append$;
 
 -- What a lone caller waits for, twice a run: half of what a group of one takes. It relies on nothing but the lock, too.
 
-CREATE FUNCTION mer.append_one(body text, OUT seq bigint, OUT digest text)
+CREATE FUNCTION mer.append_one(body text, OUT seq bigint, OUT digest text, OUT other boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $append_one$
 DECLARE
     last record := mer.last_place();
@@ -92,14 +93,16 @@ DECLARE
 BEGIN
     seq := last.seq + 1;
     digest := mer.digest(last.digest, body, seq);
+    other := false;
     INSERT INTO mer.access
         (seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action)
     SELECT append_one.seq, last.digest, append_one.digest, append_one.body, d.* FROM mer.derived(append_one.body) AS d
     ON CONFLICT ON CONSTRAINT access_once DO NOTHING
     RETURNING * INTO added;
     IF added.seq IS NULL THEN
-        -- it is there already: its writer was not told, and appends it again
-        SELECT a.seq, a.digest INTO seq, digest FROM mer.derived(body) AS d JOIN mer.access a USING (invocation, kind);
+        -- it is there already: its writer was not told, and appends it again; or somebody else's is there
+        SELECT a.seq, a.digest, a.body <> append_one.body INTO seq, digest, other
+        FROM mer.derived(append_one.body) AS d JOIN mer.access a USING (invocation, kind);
     ELSIF added.kind = 'started' THEN
         INSERT INTO mer.open_invocation (invocation, lease, started_seq, model, server)
         VALUES (added.invocation, added.lease, added.seq, added.model, added.server);

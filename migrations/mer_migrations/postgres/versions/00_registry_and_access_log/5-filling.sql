@@ -24,7 +24,7 @@ $end$;
 
 -- What the copy itself appends by, until it is given up. It stops accidents: whoever may append to a log may fill one.
 
-CREATE FUNCTION mer.fill(bodies text[]) RETURNS TABLE (seq bigint, digest text)
+CREATE FUNCTION mer.fill(bodies text[]) RETURNS TABLE (seq bigint, digest text, other boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fill$
 BEGIN
     PERFORM set_config('mer.fills', 'on', true);
