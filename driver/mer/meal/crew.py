@@ -6,7 +6,7 @@ Whose turn it is, the pool knows (mer.meal.pool); it is told whenever something 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 from mer.core.errors import MerError, WorkerLost
 from mer.meal.calls import LogCallback
@@ -71,16 +71,30 @@ class Crew:
         self.workers.append(worker)
         return worker
 
-    def may_start(self, key: Key, plan: WorkerPlan) -> bool:
-        """Whether this key may have one worker more, once there is room."""
-        most = max(self._per_key, plan.spec.workers.max)
-        return sum(worker.key == key and worker.counts for worker in self.workers) < most
+    def may_start(self, key: Key, plan: WorkerPlan, *, beside: int = 0) -> bool:
+        """Whether this key may have one worker more, once there is room, `beside` so many that are to be started."""
+        most = max(self._per_key, plan.spec.workers.max) - beside
+        return not self._histories.refuses(key) and sum(self._of(key)) < most
 
-    def make_room(self) -> None:
-        """End the worker that has been idle longest."""
+    def serves(self, key: Key) -> bool:
+        """Whether there is, or will be, a worker of this key that takes further callers."""
+        return any(self._of(key))
+
+    def make_room(self) -> bool:
+        """End the worker that has been idle longest; False where none is idle."""
         idle = [worker for worker in self.workers if worker.idle]
         if idle:
             self.end(min(idle, key=lambda worker: worker.idle_since))
+        return bool(idle)
+
+    def retire(self) -> None:
+        """Give one worker no further callers, of those whose callers, or their sealed inputs, might never let it be idle."""
+        shared = [worker for worker in self.workers if worker.counts and (worker.slots > 1 or worker.held)]
+        if shared:
+            min(shared, key=lambda worker: (worker.taken, worker.idle_since)).worn = True
+
+    def _of(self, key: Key) -> Iterator[bool]:
+        return (worker.key == key and worker.counts for worker in self.workers)
 
     # --- the beginning of a worker
 
@@ -104,15 +118,16 @@ class Crew:
             self._histories.remember(worker.key, refused=error)
             raise
         worker.session = session
-        session.when_lost(lambda: self._crashed(worker))
+        session.when_lost(lambda: self._lost(worker))
+        if session.lost is not None:  # it died with its first word
+            self._lost(worker)
         self._fill(worker)
         self._freed()  # its other slots
         return session
 
     def _fill(self, first: PooledWorker) -> None:
         """Start, beside a worker that could be started, those that the version wants to be warm."""
-        there = sum(worker.key == first.key and worker.counts for worker in self.workers)
-        for _ in range(first.plan.spec.workers.min - there):
+        for _ in range(first.plan.spec.workers.min - sum(self._of(first.key))):
             if len(self.workers) >= self.max_workers or self.closed:
                 return
             worker = PooledWorker(first.key, first.host, first.plan, first.slots, taken=1)
@@ -127,10 +142,12 @@ class Crew:
         finally:
             self.give_back(worker)
 
-    def _crashed(self, worker: PooledWorker) -> None:
-        """A worker ended that nobody had ended: the next start waits a little longer each time."""
+    def _lost(self, worker: PooledWorker) -> None:
+        """A worker was given up, or has ended by itself: then the next start waits a little longer each time."""
         if not worker.closing:
-            self._histories.remember(worker.key)
+            assert worker.session is not None
+            if worker.session.ladder.given_up is None:
+                self._histories.remember(worker.key)
             worker.worn = True
             if not worker.taken:
                 self.end(worker)

@@ -37,6 +37,11 @@ class Histories:
                 raise type(history.refused)(f"{history.refused.message} (not tried again for {left:.0f} s)")
             del self._histories[key]
 
+    def refuses(self, key: Key) -> bool:
+        """Whether no worker of the key is to be started now."""
+        history = self._histories.get(key)
+        return history is not None and history.refused is not None and history.not_before > self._clock()
+
     def wait(self, key: Key) -> float:
         """Return the seconds until the key's next worker may be started."""
         history = self._histories.get(key)
@@ -52,5 +57,5 @@ class Histories:
     def forgive(self, key: Key) -> None:
         """Forget the crashes of a key whose workers have been well for a while."""
         history = self._histories.get(key)
-        if history is not None and history.refused is None and self._clock() > history.not_before + self._set_aside:
+        if history is not None and self._clock() > history.not_before + self._set_aside:
             del self._histories[key]

@@ -49,6 +49,8 @@ class Ladder:
         """Whether the worker does one request after the other, so that one may wait behind another."""
         self.given_up: MerError | None = None
         """Why the worker gets no more requests; None while it does."""
+        self.when_given_up: Callable[[], None] | None = None
+        """Is called when it gets no more."""
 
     def stop(self, call: Call) -> None:
         """Begin with a call whose caller has gone."""
@@ -75,7 +77,7 @@ class Ladder:
     def retire(self, why: MerError) -> None:
         """Give the worker no more requests: it says that it ends, and gets its time for it."""
         if self.given_up is None:
-            self.given_up = why
+            self._mark(why)
             self._giving_up = self._loop.call_later(OTHERS, self._finish)
 
     def settled(self) -> None:
@@ -100,11 +102,16 @@ class Ladder:
 
     def _give_up(self, why: MerError) -> None:
         if self.given_up is None:
-            self.given_up = why
+            self._mark(why)
         if self.in_order or not self._calls.waiting:
             self._finish()
         elif self._giving_up is None:
             self._giving_up = self._loop.call_later(OTHERS, self._finish)
+
+    def _mark(self, why: MerError) -> None:
+        self.given_up = why
+        if self.when_given_up is not None:
+            self._loop.call_soon(self.when_given_up)  # not in the middle of a step: it may end the worker
 
     def _finish(self) -> None:
         self.close()

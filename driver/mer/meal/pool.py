@@ -19,7 +19,7 @@ from mer.meal.crew import Crew
 from mer.meal.histories import Histories
 from mer.meal.host import Host
 from mer.meal.plan import WeightFile, WorkerPlan
-from mer.meal.pooled import Key, PooledWorker, Waiter
+from mer.meal.pooled import Key, PooledWorker, Waiter, slots_of
 from mer.meal.session import Session
 
 __all__ = ["Pool", "WeightFile", "WorkerPlan"]
@@ -111,9 +111,10 @@ class Pool:
         if self._waiting:
             return None
         key = _key(host, plan, owner)
-        self._check(key)
         worker = self._crew.free(key)
-        if worker is not None:
+        if worker is None:
+            self._check(key)
+        else:
             worker.take()
             worker.listen(on_log)
         return worker
@@ -188,7 +189,8 @@ class Pool:
     def _check(self, key: Key) -> None:
         if self._crew.closed:
             raise WorkerLost("the pool was closed")
-        self._histories.check(key)
+        if not self._crew.serves(key):  # one that is well serves on, though another could not be started beside it
+            self._histories.check(key)
 
     def _next(self) -> None:
         """Give every waiting caller what is free for him, the first come first."""
@@ -196,7 +198,9 @@ class Pool:
             return
         crew = self._crew
         ending = sum(worker.closing for worker in crew.workers)
+        leaving = sum(worker.worn and not worker.closing for worker in crew.workers)
         coming: dict[Key, int] = {}
+        wanted: dict[Key, int] = {}
         for worker in crew.workers:
             if worker.session is None:  # its further slots are for who waits, once it is loaded
                 coming[worker.key] = coming.get(worker.key, 0) + worker.free
@@ -222,10 +226,14 @@ class Pool:
                     coming[waiter.key] = coming.get(waiter.key, 0) + found.slots - 1
             if found is not None:
                 self._give(waiter, found)
-            elif crew.may_start(waiter.key, waiter.plan):
+            elif crew.may_start(waiter.key, waiter.plan, beside=wanted.get(waiter.key, 0)):
+                wanted[waiter.key] = wanted.get(waiter.key, 0) + 1
+                coming[waiter.key] = coming.get(waiter.key, 0) + slots_of(waiter.plan) - 1
                 ending -= 1  # the room of a worker that ends is his
-                if ending < 0:
-                    crew.make_room()
+                if ending < 0 and not crew.make_room() and not crew.serves(waiter.key):
+                    leaving -= 1  # so is that of one that is to end after its callers
+                    if leaving < 0:
+                        crew.retire()
 
     def _next_of(self, waiter: Waiter, session: Session) -> None:
         """Give a caller the very worker that he needs, once it is free."""

@@ -55,12 +55,12 @@ class PooledWorker:
     @property
     def counts(self) -> bool:
         """Whether it is, or will be, of use to further callers."""
-        return not (self.closing or self.worn)
+        return not (self.closing or self.worn or (self.session is not None and self.session.lost is not None))
 
     @property
     def free(self) -> int:
         """How many more callers it takes, now or once it is loaded."""
-        if not self.counts or (self.session is not None and self.session.lost is not None):
+        if not self.counts:
             return 0
         most = self.plan.spec.limits.calls
         left = self.slots if most is None else min(self.slots, self.taken + most - self.calls)

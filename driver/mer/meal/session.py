@@ -401,8 +401,8 @@ class Session:
         await self._calls.idle()
 
     def when_lost(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once the worker has ended."""
-        self._on_end = tell
+        """Call `tell` once the worker gets no more requests, and once it has ended."""
+        self._on_end = self.ladder.when_given_up = tell
 
     async def close(self, *, grace: float = CLOSE_GRACE) -> int | None:
         """End the worker: shutdown, EOF, SIGTERM, SIGKILL. Returns its exit status; calls that wait get WorkerLost."""
