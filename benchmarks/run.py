@@ -73,6 +73,12 @@ class Unrecorded(Executor):
         return True
 
 
+def workers() -> list[int]:
+    """Return the processes of all workers of this one."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(child) for child in children if b"mer_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 async def timed(call: Callable[[], Awaitable[object]], count: int) -> float:
     """Return the median of microseconds, without the first tenth."""
     times = []
@@ -109,8 +115,7 @@ async def measure(folder: Path, dsn: str, count: int, rounds: int, cpus: tuple[i
             await Mer.run(m, "echo", value)
 
         await run(recorded)
-        pids = [session.hello["pid"] for session in (worker.session for worker in recorded._pool._workers) if session]
-        for pid in [*pids, model.session.hello["pid"]]:  # type: ignore[attr-defined]
+        for pid in workers():
             for task in os.listdir(f"/proc/{pid}/task"):
                 os.sched_setaffinity(int(task), {cpus[1]})
         os.sched_setaffinity(0, {cpus[0]})

@@ -7,6 +7,7 @@ and bounded here, so that no record can be refused by a database or fill it.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -34,7 +35,7 @@ MAX_TENSORS = 256
 
 def timestamp(at: dt.datetime) -> str:
     """Return `at` as records write it: UTC, always six digits of microseconds, `Z`."""
-    return at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 class TensorDigest(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,11 +184,15 @@ class Bodies:
                 "chain": self.chain,
                 "kind": kind.value,
                 "at": timestamp(at),
-                "actor": {
-                    name: clean_text(v, limit=200) if isinstance(v, str) else v for name, v in actor.body().items()
-                },
+                "actor": _actor(actor),
             }
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _actor(actor: Actor) -> dict[str, Json]:
+    """Return what stands in a record of who asked: a driver has few of them, and each asks many times."""
+    return {name: clean_text(v, limit=200) if isinstance(v, str) else v for name, v in actor.body().items()}
 
 
 def _tensors(side: str, tensors: Sequence[TensorDigest]) -> dict[str, Json]:
