@@ -4,10 +4,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Protocol
 
     from mer_worker.outputs import Outputs
+
+    class Parts(Iterator[dict[str, Any]], AsyncIterator[dict[str, Any]], Protocol):
+        """Inputs that come in parts: for `for`, and in a coroutine function for `async for`."""
 
 
 class Context:
@@ -22,7 +25,7 @@ class Context:
         self,
         request: int = 0,
         meta: Mapping[str, Any] | None = None,
-        parts: Iterable[dict[str, Any]] = (),
+        parts: Iterable[dict[str, Any]] | AsyncIterator[dict[str, Any]] = (),
         outputs: Outputs | None = None,
     ) -> None:
         self._outputs = outputs
@@ -32,11 +35,14 @@ class Context:
         """What the caller sent along: headers and the like, JSON."""
         self.cancelled = False
         """Whether nobody waits for the answer any more. A handler in a thread that computes for long looks now and then."""
-        self._parts = iter(parts)
+        self._parts: Any = parts if hasattr(parts, "__anext__") else iter(parts)
 
-    def parts(self) -> Iterator[dict[str, Any]]:
-        """Return the inputs that come in parts: dicts by name, each as soon as the caller has given it. Mostly there are none."""
-        return self._parts
+    def parts(self) -> Parts:
+        """Return the inputs that come in parts: dicts by name, each as soon as the caller has given it. Mostly there are none.
+
+        A handler that is `async def` takes them by `async for`.
+        """
+        return self._parts  # type: ignore[no-any-return]
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """Return an array for an output, not filled: one made here needs no copy on its way to the caller.

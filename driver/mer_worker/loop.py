@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Optional, Union
 
-_NOT_WHOLE = Flag.MORE | Flag.HANDLE
-
 
 class Worker:
     """One conversation with one driver, and at most one loaded model."""
@@ -107,8 +105,11 @@ class Worker:
         """Take frames until the conversation is over; True where it goes on, and what serves wants this thread."""
         for received in self._conversation.frames():
             if received.kind == Kind.INFER and self._serving is not None:
-                if received.flags & _NOT_WHOLE and Kind.SEAL not in self._serving.kinds:
-                    self._refuse_parts(received)
+                flags, kinds = received.flags, self._serving.kinds
+                if flags & Flag.HANDLE and Kind.SEAL not in kinds:
+                    self._refuse(received, "a model that has several requests at once takes no sealed inputs")
+                elif flags & Flag.MORE and Kind.PART not in kinds:
+                    self._refuse(received, "a model that takes batches takes no inputs in parts")
                 else:
                     self._serving.infer(received)
             elif not self._other(received):
@@ -117,8 +118,7 @@ class Worker:
                 return True
         return False
 
-    def _refuse_parts(self, received: Frame) -> None:
-        text = "a model that has several requests at once takes neither inputs in parts nor sealed ones"
+    def _refuse(self, received: Frame, text: str) -> None:
         self._channel.send(error_frame(Failure("input", "takes-whole-inputs", text), received.request))
 
     def _open(self) -> Union[StreamSource, QueueSource]:
@@ -187,7 +187,7 @@ class Worker:
         elif self._serving is not None and kind in self._serving.kinds:
             self._serving.take(received)
         elif self._serving is not None and kind in (Kind.SEAL, Kind.RELEASE):
-            self._refuse_parts(received)
+            self._refuse(received, "a model that has several requests at once takes no sealed inputs")
         elif kind in (Kind.PART, Kind.CREDIT):
             pass  # of a request that is over, or that was answered as a whole
         else:

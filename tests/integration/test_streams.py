@@ -183,7 +183,7 @@ class TestParts:
             await anext(stream)
 
     async def test_of_an_async_generator_are_refused(self, model):
-        with pytest.raises(ModelFailed, match="plain generator"):
+        with pytest.raises(ModelFailed, match="async generator is itself `async def`"):
             await all_of(model, {"do": "asynchronous"})
 
     async def test_end_with_their_worker(self, model):
@@ -449,13 +449,12 @@ def resident() -> int:
     raise AssertionError
 
 
-class TestSeveralAtOnce:
-    """A worker of several requests at once reads in no one's place: it answers as a whole."""
+class TestBatches:
+    """A handler of batches has no generator for each of its requests."""
 
-    @pytest.mark.parametrize("spec", [{"concurrency": 2}, {"batch": Batch(max_size=2)}], ids=["threads", "batches"])
-    async def test_answers_as_a_whole_and_takes_nothing_in_parts(self, tmp_path, spec):
+    async def test_are_answered_as_a_whole_and_take_nothing_in_parts(self, tmp_path):
         source = "def load():\n    return lambda given: given\n"
-        async with session_with(tmp_path, source, **spec) as session:
+        async with session_with(tmp_path, source, batch=Batch(max_size=2)) as session:
             encoded = encode({"x": "a"})
 
             async def parts() -> AsyncIterator[Any]:
@@ -469,7 +468,7 @@ class TestSeveralAtOnce:
                     await stream.aclose()
 
             assert await read() == [{"x": "a"}]
-            with pytest.raises(InputInvalid, match="several requests"):
+            with pytest.raises(InputInvalid, match="takes batches"):
                 await read(parts=parts())
             with pytest.raises(InputInvalid, match="several requests"):
                 await seal(session, encoded)

@@ -17,7 +17,7 @@ from mer.core.errors import (
     limit_exceeded,
 )
 
-_IN_PARTS = "`stream` in place of `infer` or `run` gives them; a handler with several requests at once cannot"
+_IN_PARTS = "`stream` in place of `infer` or `run` gives them; a handler of batches cannot"
 
 
 def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> MerError:

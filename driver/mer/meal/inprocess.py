@@ -6,6 +6,7 @@ have is a worker's isolation: it blocks the event loop, its prints are the calle
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from mer_worker.failures import Failure, of_model
 from mer_worker.outputs import Outputs
 from mer_worker.runners import Runner, load
 from mer_worker.runners.python import PythonRunner
+from mer_worker.serving.flows import NO_PARTS
 from mer_worker.serving.streams import is_parts
 from mer_worker.tensors import Encoded, decode, encode
 from mer_worker.wire import WireError
@@ -79,7 +81,9 @@ class InProcess(LoadedModel):
         try:
             context = Context(meta=meta, outputs=Outputs(self._arrays))
             if isinstance(runner, PythonRunner) and runner.is_async:
-                outputs = runner.checked(await runner.call(given, context))
+                outputs = runner.checked(
+                    await _called(runner, given, Context(0, meta, NO_PARTS, Outputs(self._arrays)))
+                )
             else:
                 outputs = runner.infer(given, context)
             return _across(encode(outputs), self._arrays, writable=True)
@@ -95,16 +99,23 @@ class InProcess(LoadedModel):
         timeout: float | None = None,  # noqa: ARG002 - as for infer
         on_log: LogCallback | None = None,  # noqa: ARG002
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """As LoadedModel.stream; input parts are gathered first, since the handler runs in the thread that would give them."""
+        """As LoadedModel.stream; a handler that is not `async def` runs in the thread that would give it input parts, so that
+        they are gathered first.
+        """
         runner, given = self._loaded(), self._given(inputs)
+        if isinstance(runner, PythonRunner) and runner.is_async:
+            async with contextlib.aclosing(self._stream_async(runner, given, parts, meta)) as streaming:
+                async for part in streaming:
+                    yield part
+            return
         gathered = [] if parts is None else [self._given(part) async for part in each(parts)]
         try:
             outputs = runner.begin(given, Context(0, meta, gathered, Outputs(self._arrays)))
             if is_parts(outputs):
                 try:
                     while True:
-                        part = runner.checked(next(outputs))
-                        yield _across(encode(part), self._arrays, writable=True)
+                        following = runner.checked(next(outputs))
+                        yield _across(encode(following), self._arrays, writable=True)
                 except StopIteration as end:
                     outputs = {} if end.value is None else runner.checked(end.value)
                 finally:
@@ -113,6 +124,24 @@ class InProcess(LoadedModel):
             if outputs:
                 yield _across(encode(outputs), self._arrays, writable=True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            _fail(error, "model", "in the handler")
+
+    async def _stream_async(
+        self, runner: PythonRunner, given: Any, parts: InputParts | None, meta: Mapping[str, Any] | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Stream from a handler that is `async def`: it and the caller take turns in this loop."""
+        arriving = NO_PARTS if parts is None else _Arriving(parts, self._given)
+        try:
+            outputs = await _called(runner, given, Context(0, meta, arriving, Outputs(self._arrays)))
+            if hasattr(type(outputs), "__anext__"):
+                async with contextlib.aclosing(outputs):
+                    async for part in outputs:
+                        yield _across(encode(runner.checked(part)), self._arrays, writable=True)
+            elif runner.checked(outputs):
+                yield _across(encode(outputs), self._arrays, writable=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+            if isinstance(arriving, _Arriving) and arriving.failed is not None:
+                raise arriving.failed from None  # the caller's own
             _fail(error, "model", "in the handler")
 
     async def seal(
@@ -160,6 +189,34 @@ class InProcess(LoadedModel):
             self._runner.close()
             self._runner = None
             self._undo()
+
+
+class _Arriving:
+    """Input parts, each as a worker would get it."""
+
+    def __init__(self, parts: InputParts, given: Callable[[Mapping[str, Any]], Any]) -> None:
+        self._parts = each(parts)
+        self._given = given
+        self.failed: Exception | None = None
+        """What the caller's iterable has raised, or why a part of it cannot be sent."""
+
+    def __aiter__(self) -> _Arriving:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        try:
+            return self._given(await anext(self._parts))  # type: ignore[no-any-return]
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self.failed = error
+            raise
+
+
+async def _called(runner: PythonRunner, given: Any, context: Context) -> Any:
+    """Return what an async handler gives: outputs, or an async generator."""
+    outputs = runner.call(given, context)
+    return outputs if hasattr(type(outputs), "__anext__") else await outputs
 
 
 def _across(encoded: Encoded, arrays: str, *, writable: bool) -> dict[str, Any]:

@@ -27,8 +27,8 @@ PACKAGE = "entrypoint_package"
 FUNCTION = "entrypoint_fn"
 ARRAYS = ("numpy", "buffer", "torch")
 
-_CO_COROUTINE = 0x80
-"""inspect.CO_COROUTINE, without importing inspect."""
+_CO_ASYNC = 0x80 | 0x200
+"""inspect.CO_COROUTINE and CO_ASYNC_GENERATOR, without importing inspect."""
 
 
 class PythonRunner:
@@ -45,8 +45,8 @@ class PythonRunner:
         self._takes_context = _takes(handler, "context")
         self.plain = None if self._takes_context else handler
         """The handler, where it takes the inputs alone; what it gives is still to be checked."""
-        self.is_async = is_coroutine_function(handler)
-        """Whether the handler is to be awaited."""
+        self.is_async = is_async_function(handler)
+        """Whether the handler is to be awaited, or gives parts that are."""
 
     def call(self, inputs: Any, context: Any) -> Any:
         """Call the handler, whatever it takes and gives: one of each, lists of them, or something to be awaited."""
@@ -70,13 +70,19 @@ class PythonRunner:
         """Return what a handler has given, if it is a dict. Raises: Failure."""
         if type(outputs) is not dict and not isinstance(outputs, Mapping):
             if hasattr(type(outputs), "__anext__"):
+                if self.is_async:
+                    raise _in_parts()
                 raise Failure(
-                    "output", "output-invalid", "a handler yields from a plain generator, not from an async one"
+                    "output", "output-invalid", "a handler that yields from an async generator is itself `async def`"
                 )
             if hasattr(type(outputs), "__next__"):
                 if hasattr(outputs, "close"):
                     outputs.close()
-                raise Failure("input", "answers-in-parts", "the model answers in parts")
+                if self.is_async:
+                    raise Failure(
+                        "output", "output-invalid", "an `async def` yields itself, or gives an async generator"
+                    )
+                raise _in_parts()
             raise Failure(
                 "output", "output-invalid", f"a handler returns a dict of outputs, not {type(outputs).__name__}"
             )
@@ -160,11 +166,15 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
         return False
 
 
-def is_coroutine_function(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives something to be awaited (`async def`, also as a method or `__call__`)."""
+def is_async_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to be awaited (`async def`, with `yield` or without, also as a method)."""
     plain = getattr(function, "__func__", function)
     code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
-    return code is not None and bool(code.co_flags & _CO_COROUTINE)
+    return code is not None and bool(code.co_flags & _CO_ASYNC)
+
+
+def _in_parts() -> Failure:
+    return Failure("input", "answers-in-parts", "the model answers in parts")
 
 
 def _handler(made: Any, where: str) -> Callable[[dict[str, Any]], Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
+from mer_worker.serving.flights import MOST_WAITING
 from mer_worker.tensors import encode, values_of
 from mer_worker.wire import Kind
 
@@ -30,14 +33,20 @@ def inputs_of(flight: Flight, arrays: str) -> dict[str, Any]:
     return values_of(layout, segments, arrays, writable=False)
 
 
-def answer(conversation: Conversation, request: int, outputs: Any, seconds: float) -> tuple[Any, ...]:
+def answer(conversation: Conversation, flight: Flight, outputs: Any) -> tuple[Any, ...]:
     """Return the frame of a result, in pieces.
 
     Raises:
         WireError: the outputs cannot be sent.
     """
-    number = min(int(1e6 * seconds), U32)
-    return conversation.message(encode(outputs), Kind.RESULT, request, number=number)
+    flow = flight.flow
+    number = min(int(1e6 * (time.monotonic() - flight.began)), U32) if flow is None else flow.microseconds()
+    return conversation.message(encode(outputs), Kind.RESULT, flight.request, number=number)
+
+
+def too_many(request: int) -> bytes:
+    """Return the frame that refuses a request, since too many wait."""
+    return error_frame(Failure("busy", "queue-full", f"{MOST_WAITING} requests wait in this worker already"), request)
 
 
 def failure_of(conversation: Conversation, error: BaseException, request: int) -> bytes:

@@ -16,12 +16,16 @@ from mer_worker.interrupts import Cancelled
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Optional
+    from typing import Any, Optional
 
+    from mer_worker.serving.flows import Flow
     from mer_worker.wire import Frame
 
 _MOST_EARLY = 1024
 """Cancels that are remembered for requests not read yet; more than a driver has in flight."""
+
+MOST_WAITING = 1024
+"""Requests that are kept here while one with parts runs: those of a patient driver, and then no more of them."""
 
 MOST_INTERRUPTS = 2
 """Of one request: cancel, and cancel again. What does not stop then is the worker's end to stop."""
@@ -34,6 +38,7 @@ class Flight:
         "began",
         "cancelled",
         "context",
+        "flow",
         "frame",
         "interrupted",
         "lock",
@@ -44,11 +49,14 @@ class Flight:
         "told",
     )
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, parts_of: Callable[[Flight, int], Any]) -> None:
+        """`parts_of` gives what the context's `parts` are to be, by the frame's flags."""
         self.request = frame.request
         self.frame: Optional[Frame] = frame
         """Dropped once its inputs were read: what the handler drops is free."""
-        self.context = Context(frame.request)
+        self.flow: Optional[Flow] = None
+        """Its parts, where it has any."""
+        self.context = Context(frame.request, parts=parts_of(self, frame.flags))
         self.began = 0.0
         """Monotonic seconds; 0 while it waits for its turn."""
         self.cancelled = 0
@@ -73,13 +81,35 @@ current: ContextVar[Optional[Flight]] = ContextVar("mer_flight", default=None)
 class Flights:
     """All that were read and not answered yet."""
 
-    def __init__(self, drop: Callable[[int], None]) -> None:
-        """Let `drop` answer a request that was cancelled before its handler started."""
+    def __init__(self, drop: Callable[[int], None], parts_of: Callable[[Flight, int], Any]) -> None:
+        """Let `drop` answer a request that was cancelled before its handler started; `parts_of` as for Flight."""
         self._drop = drop
+        self._parts_of = parts_of
         self._flights: dict[int, Flight] = {}
         self._lock = threading.Lock()
+        self._fewer = threading.Condition(self._lock)
         self._newest = 0
         self._early: set[int] = set()
+
+    def room(self, most: int) -> bool:
+        """Return once fewer than `most` are here, or False where too many are.
+
+        While one of them has parts it is not waited for that: the credit that lets it go on comes behind the next request.
+        """
+        with self._fewer:
+            while len(self._flights) >= most and all(flight.flow is None for flight in self._flights.values()):
+                self._fewer.wait()
+            return len(self._flights) < max(most, MOST_WAITING)
+
+    def take(self, received: Frame) -> None:
+        """Take a part or credit. What is for a request that is over, or has no parts, is ignored.
+
+        Raises:
+            WireError: it is more than was asked for.
+        """
+        flight = self._flights.get(received.request)
+        if flight is not None and flight.flow is not None:
+            flight.flow.take(received)
 
     def add(self, frame: Frame) -> Optional[Flight]:
         """Take a request in; None where it was cancelled before it came."""
@@ -88,7 +118,7 @@ class Flights:
             early = frame.request in self._early
             self._early = {request for request in self._early if request > self._newest}
             if not early:
-                self._flights[frame.request] = flight = Flight(frame)
+                self._flights[frame.request] = flight = Flight(frame, self._parts_of)
                 return flight
         self._drop(frame.request)
         return None
@@ -113,8 +143,9 @@ class Flights:
 
     def end(self, flight: Flight) -> None:
         """Forget one that is answered, or about to be."""
-        with self._lock:
+        with self._fewer:
             self._flights.pop(flight.request, None)
+            self._fewer.notify()
 
     def cancel(self, request: int) -> None:
         """Stop this request's handler, or keep it from starting."""
@@ -129,10 +160,17 @@ class Flights:
             stop = flight.stop if flight.cancelled <= MOST_INTERRUPTS else None
             if not flight.began:
                 del self._flights[request]
+                self._fewer.notify()
         if not flight.began:
             self._drop(request)
         elif stop is not None:
             stop(flight)
+
+    def abandon(self) -> None:
+        """Let none wait for its parts any more: the conversation is over."""
+        for flight in list(self._flights.values()):
+            if flight.flow is not None:
+                flight.flow.abandon()
 
     def running(self) -> list[tuple[int, float]]:
         """Return each request whose handler runs, and since when, the oldest first."""

@@ -69,7 +69,7 @@ class Turn:
 class Serial:
     """Answers each request before it looks at the next one."""
 
-    kinds = frozenset({Kind.SEAL, Kind.RELEASE})
+    kinds = frozenset({Kind.SEAL, Kind.RELEASE, Kind.PART, Kind.CREDIT})
 
     def __init__(self, runner: Runner, conversation: Conversation) -> None:
         self._runner = runner
@@ -275,10 +275,10 @@ class Serial:
         return message
 
     def take(self, received: Frame) -> None:
-        """Seal inputs, or release them."""
+        """Seal inputs, or release them. A part or credit that comes here is of a request that is over."""
         if received.kind == Kind.SEAL:
             self._sealed().seal(received)
-        else:
+        elif received.kind == Kind.RELEASE:
             self._sealed().release(received)
 
     def _special(self, received: Frame) -> None:

@@ -21,10 +21,11 @@ from mer_worker.wire import HEADER_BYTES, Flag, Kind, WireError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, Union
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
+    from mer_worker.serving.flows import ThreadFlow
     from mer_worker.serving.serial import Turn
     from mer_worker.wire import Bytes, Frame
 
@@ -50,6 +51,20 @@ def close(parts: Any) -> None:
         import traceback
 
         traceback.print_exc()
+
+
+def send_all(flow: Union[Flow, ThreadFlow], runner: Runner, parts: Any) -> Mapping[str, Any]:
+    """Send what a handler yields, and return its last outputs. Raises: as the handler, and as `flow.send`."""
+    wait, send, following = flow.wait_for_credit, flow.send, parts.__next__
+    try:
+        while True:
+            wait()  # first: a reader that is slow stops the model itself
+            send(runner.checked(following()))
+    except StopIteration as end:
+        return {} if end.value is None else runner.checked(end.value)
+    except BaseException:
+        close(parts)
+        raise
 
 
 class Flow:
@@ -227,13 +242,4 @@ class Streams:
         outputs = runner.begin(inputs, context)
         if not is_parts(outputs):
             return outputs  # type: ignore[no-any-return]
-        wait, send, following = flow.wait_for_credit, flow.send, outputs.__next__
-        try:
-            while True:
-                wait()  # first: a reader that is slow stops the model itself
-                send(runner.checked(following()))
-        except StopIteration as end:
-            return {} if end.value is None else runner.checked(end.value)
-        except BaseException:
-            close(outputs)
-            raise
+        return send_all(flow, runner, outputs)

@@ -12,29 +12,35 @@ import time
 
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of
+from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
+from mer_worker.serving.flows import IN_PARTS, NO_PARTS, TaskFlow
 from mer_worker.serving.voices import Voices
-from mer_worker.wire import WireError
+from mer_worker.wire import Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
-    from typing import Any, Optional
+    from collections.abc import Callable, Generator, Mapping
+    from typing import Any, Optional, Union
 
     from mer_worker.conversation import Conversation
     from mer_worker.interrupts import Interrupts
     from mer_worker.runners.python import PythonRunner
+    from mer_worker.serving.flows import NoParts
     from mer_worker.wire import Frame
 
 _CLOSE_SECONDS = 1.0
 """What tasks get to end after they were cancelled, when the conversation is over."""
 
+_TURN_SECONDS = 0.001
+"""How long a generator that never waits may go on before the other requests have a turn: little beside a reader's delay,
+and much beside what the turn costs."""
+
 
 class Tasks:
-    """Up to `most` requests at a time; as many again may wait, and then reading stops."""
+    """Up to `most` requests at a time; as many again may wait, and then reading stops (but see Flights.room)."""
 
-    kinds: frozenset[int] = frozenset()
+    kinds: frozenset[int] = frozenset({Kind.PART, Kind.CREDIT})
 
     def __init__(self, runner: PythonRunner, conversation: Conversation, most: int) -> None:
         self._runner = runner
@@ -43,9 +49,11 @@ class Tasks:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)  # before the semaphore, which Python 3.9 ties to the loop that is set
         self._slots = asyncio.Semaphore(most)
-        self._room = threading.Semaphore(2 * most)
+        self._most = most
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flights = Flights(lambda request: self._channel.send(error_frame(conversation.stopped(request), request)))
+        self._flights = Flights(
+            lambda request: self._channel.send(error_frame(conversation.stopped(request), request)), self._parts_of
+        )
         self._voices = Voices(conversation.channel, conversation.interrupts, conversation.limits.log_bytes)
         self._voices.install()
         conversation.logs.several = self._voices
@@ -75,15 +83,16 @@ class Tasks:
 
     def infer(self, received: Frame) -> None:
         """Hand a request to the loop. Called by the reading thread."""
-        self._room.acquire()
+        if not self._flights.room(2 * self._most):
+            self._channel.send(too_many(received.request))
+            return
         flight = self._flights.add(received)
-        if flight is None:
-            self._room.release()
-        else:
+        if flight is not None:
             self._loop.call_soon_threadsafe(self._begin, flight)
 
     def take(self, received: Frame) -> None:
-        """It takes nothing else."""
+        """Let a request have its part, or its credit. Called by the reading thread."""
+        self._flights.take(received)
 
     def close(self) -> None:
         """Cancel what still runs, and give it a moment."""
@@ -92,6 +101,12 @@ class Tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS))
         self._loop.close()
+
+    def _parts_of(self, flight: Flight, flags: int) -> Union[TaskFlow, NoParts]:
+        if not flags & IN_PARTS:
+            return NO_PARTS
+        flight.flow = flow = TaskFlow(self._conversation, flight, flags, self._runner.arrays, self._loop)
+        return flow
 
     # --- in the loop
 
@@ -111,7 +126,6 @@ class Tasks:
             self._channel.send(*message)
         finally:
             self._flights.end(flight)
-            self._room.release()
 
     async def _outcome(self, flight: Flight) -> tuple[Any, ...]:
         """Return the answer's frame, in pieces."""
@@ -125,9 +139,8 @@ class Tasks:
         current.set(flight)
         try:
             self._flights.arm(flight, lambda flight: self._stop(flight, task))
-            steps = _Steps(runner.call(inputs, flight.context), conversation.interrupts, request)
-            outputs = runner.checked(await steps)
-            return answer(conversation, request, outputs, time.monotonic() - flight.began)
+            outputs = await self._outputs(flight, inputs)
+            return answer(conversation, flight, outputs)
         except (asyncio.CancelledError, Cancelled):
             return (error_frame(conversation.stopped(request), request),)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
@@ -135,25 +148,87 @@ class Tasks:
         finally:
             self._voices.end(request)
 
+    async def _outputs(self, flight: Flight, inputs: Any) -> Mapping[str, Any]:
+        """Return the handler's outputs: all of them, or none after the parts that were sent."""
+        runner, flow = self._runner, flight.flow
+        outputs = runner.call(inputs, flight.context)
+        if not _is_parts(outputs):
+            outputs = await self._steps(flight, outputs)
+        if isinstance(flow, TaskFlow) and flow.streams and _is_parts(outputs):
+            await self._send_all(flight, flow, outputs)
+            return {}
+        return runner.checked(outputs)
+
+    async def _send_all(self, flight: Flight, flow: TaskFlow, parts: Any) -> None:
+        """Send what an async generator yields. Raises: as the handler, and as `flow.send`."""
+        turn = time.monotonic()
+        try:
+            while True:
+                await flow.wait_for_credit()  # first: a reader that is slow stops his generator itself
+                if time.monotonic() - turn > _TURN_SECONDS:
+                    await asyncio.sleep(0)
+                    turn = time.monotonic()
+                try:
+                    part = await self._steps(flight, parts.__anext__())
+                except StopAsyncIteration:
+                    return
+                flow.send(self._runner.checked(part))
+        except BaseException:
+            await self._close(flight, parts)
+            raise
+
+    async def _close(self, flight: Flight, parts: Any) -> None:
+        """End a generator early: its `finally` runs. What it raises then is printed, since the outcome stands.
+
+        Further cancels reach it there, and in the end its worker's does.
+        """
+        ending = getattr(parts, "aclose", None)
+        if ending is None:
+            return
+        try:
+            await self._steps(flight, ending())
+        except (asyncio.CancelledError, Cancelled):
+            pass
+        except BaseException:  # noqa: BLE001 - the author's code may raise anything
+            import traceback
+
+            traceback.print_exc()
+
+    def _steps(self, flight: Flight, awaitable: Any) -> _Steps:
+        return _Steps(awaitable, self._conversation.interrupts, flight)
+
     def _stop(self, flight: Flight, task: Optional[asyncio.Task[Any]]) -> None:
         """Called by whoever cancels, in his thread."""
         if flight.cancelled == 1 and task is not None:
             self._loop.call_soon_threadsafe(task.cancel)
         else:
             self._conversation.interrupts.interrupt(flight.request)
+            self._loop.call_soon_threadsafe(self._stop_again, flight, task)
+
+    def _stop_again(self, flight: Flight, task: Optional[asyncio.Task[Any]]) -> None:
+        """Cancel a task once more, which caught the first cancel or cleans up for long, if no step of it was interrupted."""
+        if not flight.interrupted and task is not None:
+            task.cancel()
+
+
+def _is_parts(outputs: Any) -> bool:
+    return hasattr(type(outputs), "__anext__")
 
 
 class _Steps:
     """Awaits a coroutine, and says of each of its steps that it may be interrupted."""
 
-    __slots__ = ("_coroutine", "_interrupts", "_request")
+    __slots__ = ("_coroutine", "_flight", "_interrupts", "_request")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], interrupts: Interrupts, request: int) -> None:
-        if not hasattr(coroutine, "send"):
-            raise Failure("output", "output-invalid", f"the handler gave {type(coroutine).__name__}: no coroutine")
-        self._coroutine = coroutine
+    def __init__(self, awaitable: Any, interrupts: Interrupts, flight: Flight) -> None:
+        if not hasattr(awaitable, "send"):
+            if not hasattr(type(awaitable), "__await__"):
+                raise Failure("output", "output-invalid", f"the handler gave {type(awaitable).__name__}: no coroutine")
+            awaitable = awaitable.__await__()
+        self._coroutine = awaitable
         self._interrupts = interrupts
-        self._request = request
+        self._flight = flight
+        self._request = flight.request
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self
@@ -174,6 +249,7 @@ class _Steps:
                 interrupts.end()
         except Cancelled:
             interrupts.end()  # it may have come on the way there
+            self._flight.interrupted = True
             raise
 
     def throw(self, *error: Any) -> Any:
@@ -186,6 +262,7 @@ class _Steps:
                 interrupts.end()
         except Cancelled:
             interrupts.end()
+            self._flight.interrupted = True
             raise
 
     def close(self) -> None:

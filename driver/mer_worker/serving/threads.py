@@ -14,14 +14,17 @@ from queue import SimpleQueue
 
 from mer_worker.failures import error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of
+from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
+from mer_worker.serving.flows import IN_PARTS, ThreadFlow
+from mer_worker.serving.streams import is_parts, send_all
 from mer_worker.serving.voices import Voices
-from mer_worker.wire import WireError
+from mer_worker.wire import Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from collections.abc import Mapping
+    from typing import Any, Optional, Union
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
@@ -32,19 +35,20 @@ _CLOSE_SECONDS = 1.0
 
 
 class Threads:
-    """Up to `most` requests at a time; as many again may wait for a thread, and then reading stops."""
+    """Up to `most` requests at a time; as many again may wait for a thread, and then reading stops (but see Flights.room)."""
 
-    kinds: frozenset[int] = frozenset()
+    kinds: frozenset[int] = frozenset({Kind.PART, Kind.CREDIT})
 
     def __init__(self, runner: Runner, conversation: Conversation, most: int) -> None:
         self._runner = runner
         self._conversation = conversation
         self._channel = conversation.channel
         self._most = most
-        self._room = threading.Semaphore(2 * most)
         self._waiting: SimpleQueue[Optional[Flight]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._flights = Flights(lambda request: self._channel.send(error_frame(conversation.stopped(request), request)))
+        self._flights = Flights(
+            lambda request: self._channel.send(error_frame(conversation.stopped(request), request)), self._parts_of
+        )
         self._voices = Voices(conversation.channel, conversation.interrupts, conversation.limits.log_bytes)
         self._voices.install()
         conversation.logs.several = self._voices
@@ -54,10 +58,11 @@ class Threads:
 
     def infer(self, received: Frame) -> None:
         """Hand a request to a thread."""
-        self._room.acquire()
+        if not self._flights.room(2 * self._most):
+            self._channel.send(too_many(received.request))
+            return
         flight = self._flights.add(received)
         if flight is None:
-            self._room.release()
             return
         if len(self._threads) < min(self._most, len(self._flights)):
             thread = threading.Thread(target=self._run, name=f"mer-request-{len(self._threads) + 1}", daemon=True)
@@ -66,15 +71,23 @@ class Threads:
         self._waiting.put(flight)
 
     def take(self, received: Frame) -> None:
-        """It takes nothing else."""
+        """Let a request have its part, or its credit."""
+        self._flights.take(received)
 
     def close(self) -> None:
         """Let the threads end; one that does not is left to the process's end."""
         end = time.monotonic() + _CLOSE_SECONDS
+        self._flights.abandon()
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
+
+    def _parts_of(self, flight: Flight, flags: int) -> Union[ThreadFlow, tuple[()]]:
+        if not flags & IN_PARTS:
+            return ()
+        flight.flow = flow = ThreadFlow(self._conversation, flight, flags, self._runner.arrays)
+        return flow
 
     # --- in a thread of its own
 
@@ -94,7 +107,6 @@ class Threads:
                     self._channel.send(failure_of(self._conversation, error, flight.request))
             finally:
                 self._flights.end(flight)
-                self._room.release()
 
     def _serve(self, flight: Flight) -> bool:
         """Run the handler and answer; True once that is done."""
@@ -107,17 +119,25 @@ class Threads:
         try:
             try:
                 self._begin(flight)
-                outputs = self._runner.infer(inputs, flight.context)
+                outputs = self._outputs(flight, inputs)
             finally:
                 self._end(flight)
             del inputs
-            message = answer(conversation, request, outputs, time.monotonic() - flight.began)
+            message = answer(conversation, flight, outputs)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             self._end(flight)
             message = (failure_of(conversation, error, request),)
         self._flights.end(flight)  # a cancel from here on is too late
         self._channel.send(*message)
         return True
+
+    def _outputs(self, flight: Flight, inputs: Any) -> Mapping[str, Any]:
+        """Return the handler's outputs: all of them, or those that come last, after the parts."""
+        runner, flow = self._runner, flight.flow
+        if not isinstance(flow, ThreadFlow) or not flow.streams:
+            return runner.infer(inputs, flight.context)
+        outputs = runner.begin(inputs, flight.context)
+        return send_all(flow, runner, outputs) if is_parts(outputs) else outputs
 
     def _begin(self, flight: Flight) -> None:
         self._voices.begin(flight.request)
@@ -145,6 +165,8 @@ def _interrupt(flight: Flight) -> None:
             flight.told = flight.cancelled
             flight.interrupted = True
             _send(flight.thread, Cancelled)
+    if flight.flow is not None:
+        flight.flow.wake()
 
 
 def _send(thread: int, kind: Optional[type[BaseException]]) -> None:
