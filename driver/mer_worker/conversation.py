@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from mer_worker.failures import Failure, error_frame, of_model
+from mer_worker.failures import Failure, error_frame
 from mer_worker.limits import Limits
 from mer_worker.shared import goes_shared, shares
 from mer_worker.templates import Incoming, Outgoing
@@ -143,7 +143,7 @@ class Conversation:
 
     def failed(self, error: BaseException) -> Failure:
         """Return what the handler's error is: its own, or a limit that the kernel has held."""
-        return self._marked(self.limits.refused(error) or of_model(error, "model", "in the handler"))
+        return self._marked(self.limits.failure(error, "model", "in the handler"))
 
     def _marked(self, failure: Failure) -> Failure:
         """Say of a failure whether it is this worker's last."""

@@ -9,9 +9,9 @@ from mer_worker.channel import Channel
 from mer_worker.context import Context
 from mer_worker.control import Ending, Listener, Pulse
 from mer_worker.conversation import Conversation
-from mer_worker.failures import Failure, error_frame, of_model
+from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled, Interrupts
-from mer_worker.limits import Limits, Watch
+from mer_worker.limits import Limits
 from mer_worker.logs import Logs
 from mer_worker.outputs import Outputs
 from mer_worker.runners import RUNNERS, Runner, load
@@ -20,6 +20,7 @@ from mer_worker.serving.serial import Turn
 from mer_worker.shared import CAPABILITY as SHARED_MEMORY
 from mer_worker.shared import LAYOUT
 from mer_worker.source import QueueSource, StreamSource
+from mer_worker.watch import Watch
 from mer_worker.wire import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -203,7 +204,7 @@ class Worker:
             turn.start(request)
             try:
                 fields = received.fields()
-                watch = self._limit(fields.get("limits"))
+                watch = self._limit(fields)
                 self._runner = self._conversation.runner = load(fields)
                 conversation = self._conversation
                 conversation.incoming.use(self._runner.arrays)
@@ -220,19 +221,20 @@ class Worker:
             turn.stop()  # it may have come on the way there
             self._channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled while loading"), request))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            failure = self._conversation.limits.refused(error) or of_model(error, "load", "while the model was loaded")
+            failure = self._conversation.limits.failure(error, "load", "while the model was loaded")
             self._channel.send(error_frame(failure, request))
         else:
             self._channel.send(frame(Kind.RESULT, {}, request=request, number=turn.microseconds()))
 
-    def _limit(self, given: object) -> Optional[Watch]:
+    def _limit(self, fields: Mapping[str, object]) -> Optional[Watch]:
         """Hold the version's limits from now on. Raises: WireError."""
+        given, threads = fields.get("limits"), fields.get("concurrency")
         if given is None:
             return None
         if type(given) is not dict:
             raise WireError("limits are an object")
         limits = self._conversation.limits = Limits(given)
-        limits.apply()
+        limits.apply(threads if type(threads) is int else 1)
         self._conversation.logs.most = limits.log_bytes
         if not limits.watched:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -18,7 +19,8 @@ def descendants(leader: int) -> list[int]:
     found: set[int] = set()
     try:
         names = os.listdir("/proc")
-    except OSError:
+    except OSError as error:
+        _require_files(error)
         return []
     for name in names:
         fields = _stat(name) if name.isdigit() else None
@@ -51,7 +53,10 @@ def memory_of(pid: int, *, exact: bool = False) -> int:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _size, resident, shared = file.read().split()[:3]
         return (int(resident) - int(shared)) * _PAGE
-    except (OSError, ValueError):
+    except ValueError:
+        return 0
+    except OSError as error:
+        _require_files(error)
         return 0
 
 
@@ -67,8 +72,15 @@ def _stat(name: str) -> Optional[list[bytes]]:
         with open(f"/proc/{name}/stat", "rb") as file:
             # the name in parentheses may hold anything, parentheses and spaces too
             return file.read().rpartition(b")")[2].split()
-    except OSError:
+    except OSError as error:
+        _require_files(error)
         return None
+
+
+def _require_files(error: OSError) -> None:
+    """Raise the error if this process may open no more files: then it says nothing of what was looked at."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
 
 
 def _proportional(pid: int) -> Optional[int]:
