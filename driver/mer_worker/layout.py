@@ -73,7 +73,10 @@ class Layout:
             self.offsets, self.total = place(self.sizes)
             self.table = table(self.sizes)
         self.single = (
-            self.sizes is not None and len(self.leaves) == len(self.descriptors) == 1 and self.total > ALIGNMENT
+            self.sizes is not None
+            and len(self.descriptors) == 1
+            and self.leaves == self.descriptors  # not a list of one tensor
+            and self.total > ALIGNMENT
         )
         """Whether it is one tensor of numbers, the commonest of all."""
         self.prefix = self.head + self.table

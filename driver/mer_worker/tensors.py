@@ -180,7 +180,11 @@ def encode(values: Mapping[str, Any]) -> Encoded:
     """
     descriptors: list[tuple[str, str, tuple[int, ...], tuple[Descriptor, ...]]] = []
     segments: list[Bytes] = []
-    for name, value in values.items():
+    try:
+        named = values.items()
+    except AttributeError as error:
+        raise TensorError(f"values by name are meant, a dict, not {type(values).__name__}") from error
+    for name, value in named:
         kind = type(value)
         if kind is Buffer:
             dtype, shape, segment = _encode_buffer(name, value)
@@ -212,8 +216,8 @@ def decode(
     """Return the values of a body, by name.
 
     `arrays` says what numeric tensors become: `numpy` arrays, tensors of `torch`, or `buffer`, which needs neither. A
-    bfloat16 is a Buffer for numpy too, unless `ml_dtypes` is installed. String tensors of no dimension become `str`, of one a list; of
-    more, object arrays or Strings.
+    bfloat16 is a Buffer for numpy too, unless `ml_dtypes` is installed. String tensors of no dimension become `str`, of
+    one a list; of more, object arrays or Strings.
 
     Raises:
         WireError: the body is not what the descriptors say.

@@ -66,6 +66,7 @@ VALUES: dict[str, Any] = {
     "object": {"a": [1, 2.5, True, None, "x"], "ö": {}},
     "empty list": [],
     "nested": [Buffer(b"abc", "uint8", (3,)), Buffer(b"", "float32", (0,)), Buffer(bytes(8), "int64", ())],
+    "nested of one": [Buffer(b"abc", "uint8", (3,))],
 }
 
 

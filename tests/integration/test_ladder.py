@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mer.core.errors import DeadlineExceeded, Interrupted, WorkerLost
 from mer.meal.ladder import CANCELS, STEP
 from mer.meal.pool import Pool
 from mer.meal.session import Session
+from mer.meal.streams import PartStream, inference
 from mer_worker.tensors import encode
 from tests.support.workers import alive, local_host, plan_of, session_with, soon, until
 
@@ -119,3 +121,19 @@ async def test_a_missed_ping_alone_kills_nothing(tmp_path: Path) -> None:
             await session.ping(seconds=0.05)
         assert (await call)["sum"] == sum(range(60_000_000))
         assert await session.ping() < 5
+
+
+async def test_who_lets_go_of_a_stream_and_then_of_its_end_leaves_no_error_unseen(tmp_path: Path) -> None:
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+    async with session_with(tmp_path, SOURCE) as session:
+        stream = await PartStream.open(session, await inference(session, encode({"seconds": 60, "swallow": 99})))
+        await asyncio.sleep(0.2)
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0.1)
+        closing.cancel()  # a second Ctrl-C
+        await asyncio.wait((closing,))
+        await until(lambda: session.lost is not None)
+    del stream, closing
+    gc.collect()
+    assert unseen == []

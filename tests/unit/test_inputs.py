@@ -22,6 +22,12 @@ def encoded(dtype: str, value: Any) -> bytes:
     return bytes(segment)
 
 
+@pytest.mark.parametrize("given", [[1], "text", 5])
+def test_inputs_without_names_are_refused(given: Any) -> None:
+    with pytest.raises(InputInvalid, match=f"a dict, not {type(given).__name__}"):
+        encode_inputs(VersionSpec(runner="python"), given)
+
+
 def deep() -> list[Any]:
     value: list[Any] = []
     for _ in range(100_000):

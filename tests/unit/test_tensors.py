@@ -19,6 +19,11 @@ def across(values: dict[str, object], arrays: str = "numpy") -> dict[str, object
     return decode(encoded.descriptors, body_of(encoded), arrays)
 
 
+def test_values_without_names_are_refused() -> None:
+    with pytest.raises(TensorError, match="a dict, not list"):
+        encode([1])  # type: ignore[arg-type]
+
+
 def body_of(encoded: Encoded) -> bytearray:
     total, pieces = encoded.body()
     body = bytearray(b"".join(bytes(piece) for piece in pieces))

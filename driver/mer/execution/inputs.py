@@ -22,6 +22,8 @@ def encode_inputs(spec: VersionSpec, given: Mapping[str, Any], *, partial: bool 
         InputInvalid: with every fault in one message.
     """
     specs = {tensor.name: tensor for tensor in spec.inputs}
+    if not isinstance(given, Mapping):
+        raise InputInvalid(f"inputs by name are meant, a dict, not {type(given).__name__}")
     try:
         encoded = encode({name: _as_specified(specs.get(name), value) for name, value in given.items()})
     except TensorError as error:

@@ -125,9 +125,10 @@ class PartStream:
             return
         if not call.future.done():
             self._session.abandon(self._request)
+            call.future.add_done_callback(_let_go)  # before the wait, which may itself be cancelled
             await asyncio.wait((call.future,))  # it ends with its worker at the latest
-        if not call.future.cancelled():
-            call.future.exception()  # nobody asks for it any more
+        else:
+            _let_go(call.future)
 
     async def _last(self, call: Call) -> Reply:
         self._over = True
@@ -202,7 +203,7 @@ async def encoded_parts(parts: InputParts) -> AsyncIterator[Encoded]:
     async for part in each(parts):
         try:
             yield encode(part)
-        except (WireError, AttributeError) as error:
+        except WireError as error:
             raise InputInvalid(f"an input part: {error}") from error
 
 
@@ -219,6 +220,12 @@ async def each(parts: InputParts) -> AsyncIterator[Mapping[str, Any]]:
 def _set(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+def _let_go(ended: asyncio.Future[Any]) -> None:
+    """Take what a request ended with, since nobody asks for it any more: else asyncio complains of an error unseen."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:
