@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [--calls 1000] [--rounds 5] [--quick]
 
-`call` is the bare `LoadedModel.infer`; `unrecorded` is `Mer.run` with an executor that puts nothing on record and computes
-no digests; `audited` is `Mer.run` as everybody gets it, on an embedded Postgres; `commits` are two bare commits there
+`call` is the bare `LoadedModel.infer`; `unrecorded` is `Mer.run` with an audit that puts nothing on record and computes no
+digests; `audited` is `Mer.run` as everybody gets it, on an embedded Postgres; `commits` are two bare commits there
 (yardsticks/commits.py). The four take turns in one process; driver and worker share one CPU, and the database may have the
 other one.
 """
@@ -26,15 +26,14 @@ from database import embedded, state_folder
 from yardsticks import commits, pipe
 
 import mer
-from mer.api import Mer
-from mer.audit.bodies import TensorDigest, Timings
+from mer.audit.bodies import Subject, TensorDigest, Timings
 from mer.core.actor import Actor
 from mer.core.errors import MerError
 from mer.core.identifiers import uuid7
-from mer.core.records import LeaseId
+from mer.core.records import InvocationId, LeaseId
 from mer.core.specs import VersionSpec
 from mer.dal.postgres.conninfo import conninfo
-from mer.execution.executor import Executor, Prepared, Started
+from mer.execution.audit import Audit, Prepared, Started
 from mer.execution.printed import Printed
 from mer.library import load_unpacked
 from mer.meal.calls import LogCallback
@@ -50,16 +49,18 @@ SIZE = 1024
 HANDLER = "def load():\n    return lambda inputs: inputs\n"
 
 
-class Unrecorded(Executor):
-    """An executor without a log: for this benchmark only."""
+class Unrecorded:
+    """No log and no digests (mer.execution.audit.Audit): for this benchmark only."""
 
-    _nothing: asyncio.Future[list[TensorDigest]] | None = None
+    def __init__(self) -> None:
+        self._nothing: asyncio.Future[list[TensorDigest]] = asyncio.get_running_loop().create_future()
+        self._nothing.set_result([])
+        self._lease = LeaseId(uuid7())
+
+    async def refused(self, invocation: InvocationId, subject: Subject, actor: Actor, error: MerError) -> None:
+        """There is no record."""
 
     async def start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:
-        if self._nothing is None:
-            self._nothing = asyncio.get_running_loop().create_future()
-            self._nothing.set_result([])
-            self._lease = LeaseId(uuid7())
         return Started(
             prepared=prepared,
             actor=actor,
@@ -71,6 +72,9 @@ class Unrecorded(Executor):
 
     async def end(self, started: Started, **ended: Any) -> bool:  # noqa: ARG002 - there is no record
         return True
+
+    async def close(self) -> None:
+        """Nothing is on its way."""
 
 
 def workers() -> list[int]:
@@ -106,13 +110,11 @@ async def measure(folder: Path, dsn: str, count: int, rounds: int, cpus: tuple[i
             await m.register_model("echo", package, spec=VersionSpec(runner="python", options=options, arrays="buffer"))
         except MerError:
             pass  # it was, for the placement before
-        recorded = m._executor
-        bare: Executor = Unrecorded.__new__(Unrecorded)
-        vars(bare).update(vars(recorded))
+        recorded, bare = m._executor.audit, Unrecorded()
 
-        async def run(executor: Executor) -> None:
-            m._executor = executor
-            await Mer.run(m, "echo", value)
+        async def run(audit: Audit) -> None:
+            m._executor.audit = audit
+            await m.run("echo", value)
 
         await run(recorded)
         for pid in workers():

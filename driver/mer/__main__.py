@@ -69,6 +69,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.content.store import ContentStore
     from mer.core.records import ServerKind
     from mer.core.trace import Trace
+    from mer.execution.audit import Records
     from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
     from mer.execution.finishes import Finishes
@@ -108,16 +109,14 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
     pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
     trace = Trace() if settings.trace else None
+    audit = Records(recorder=recorder, leases=leases, finishes=finishes, record_model_log=settings.record_model_log)
     executor = Executor(
         store=store,
         resolver=resolver,
-        recorder=recorder,
-        leases=leases,
-        finishes=finishes,
+        audit=audit,
         workplaces=workplaces,
         pool=pool,
         run_seconds=settings.run_seconds,
-        record_model_log=settings.record_model_log,
         trace=trace,
         monotonic=monotonic,
     )
@@ -130,7 +129,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
             closing.callback(write_trace, settings.trace, trace)
         closing.push_async_callback(recorder.close)
         closing.push_async_callback(leases.close)
-        closing.push_async_callback(executor.close)
+        closing.push_async_callback(audit.close)
         closing.push_async_callback(sealing.close)
         closing.push_async_callback(streaming.close)
         closing.push_async_callback(pool.close)

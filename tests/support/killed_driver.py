@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mer
-from mer.execution.executor import Executor
+from mer.execution.audit import Records
 from mer.execution.finishes import Finishes
 from mer.execution.leases import LeaseKeeper
 from mer.meal.pool import Pool
@@ -22,7 +22,7 @@ def killed(*_: object, **__: object) -> Any:
 
 
 STEPS: dict[str, Callable[[], None]] = {
-    "before started": lambda: setattr(Executor, "_start", killed),
+    "before started": lambda: setattr(Records, "start", killed),
     "before the worker": lambda: setattr(Pool, "worker", killed),
     "before finished": lambda: setattr(Finishes, "record", killed),
     "before the lease is given back": lambda: setattr(LeaseKeeper, "close", killed),

@@ -15,7 +15,8 @@ from mer.core.actor import Actor
 from mer.core.errors import DeadlineExceeded, HandleUnknown, Interrupted, MerError
 from mer.core.records import InvocationId, Outcome
 from mer.core.timeouts import check_timeout
-from mer.execution.executor import Executor, Started, outcome_of, told
+from mer.execution.audit import Started
+from mer.execution.executor import Executor, outcome_of, told
 from mer.execution.results import Result
 from mer.execution.streaming import Progress, RunStream, Streaming, ended, result_of
 from mer.execution.walls import within
@@ -68,13 +69,13 @@ class Sealing:
         executor = self._executor
         prepared = await executor.prepare(reference, inputs, actor=actor, on=on)
         deadline = executor.deadline(timeout, began)
-        started = await executor.start(prepared, actor, on_log)
+        started = await executor.audit.start(prepared, actor, on_log)
         try:
             async with executor.worker(prepared, deadline, started.timings, started.printed) as session:
                 handle = await seal(session, prepared.encoded, keep=seconds, deadline=deadline, on_log=started.printed)
                 self._pool.hold(session)
         except BaseException as error:  # every end of a started invocation goes on record
-            await executor.end(started, outcome=outcome_of(error), error=told(error))
+            await executor.audit.end(started, outcome=outcome_of(error), error=told(error))
             raise
         sealed = Sealed(started, session, handle)
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, sealed, seconds)
@@ -97,11 +98,11 @@ class Sealing:
                 took = round((time.monotonic() - sent) * 1e6)
                 started.timings.run_us, started.timings.transfer_us = reply.run_us, max(0, took - reply.run_us)
         except BaseException as error:  # every end of a started invocation goes on record
-            await executor.end(started, outcome=ended(error), error=told(error))
+            await executor.audit.end(started, outcome=ended(error), error=told(error))
             raise
         finally:
             self._pool.let_go(sealed.session)
-        recorded = await executor.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
+        recorded = await executor.audit.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
         return result_of(started, reply, None, recorded=recorded)
 
     def stream(self, sealed: Sealed, *, timeout: float | None = None) -> RunStream:
@@ -121,7 +122,7 @@ class Sealing:
         """End on record what still waits. The workers have ended by then."""
         for _, sealed in list(self._waiting.values()):
             error = Interrupted("its driver ended before it was run")
-            await self._executor.end(self._take(sealed), outcome=Outcome.CANCELLED, error=error)
+            await self._executor.audit.end(self._take(sealed), outcome=Outcome.CANCELLED, error=error)
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -168,7 +169,7 @@ class Sealing:
         finally:
             self._pool.let_go(sealed.session)
         outcome = Outcome.LOST if lost else outcome_of(error)
-        return await self._executor.end(started, outcome=outcome, error=error)
+        return await self._executor.audit.end(started, outcome=outcome, error=error)
 
 
 def _wall(started: Started) -> float | None:

@@ -15,8 +15,9 @@ from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
 from mer.core.trace import META, Lane, Trace, resumed, span
 from mer.execution import tracing
+from mer.execution.audit import Started, Streamed
 from mer.execution.digests import Rolling
-from mer.execution.executor import Executor, Started, Streamed, outcome_of, told
+from mer.execution.executor import Executor, outcome_of, told
 from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
@@ -130,7 +131,7 @@ class Streaming:
                     reference, inputs, actor=actor, on=on, partial=parts is not None
                 )
             deadline = self._executor.deadline(timeout, began)
-            started = await self._executor.start(prepared, actor, on_log)
+            started = await self._executor.audit.start(prepared, actor, on_log)
         running = self.watched(self.running(started, progress, deadline, parts=parts, lane=lane))
         try:
             async for part in running:
@@ -190,11 +191,11 @@ class Streaming:
                     await tracing.show(given, lane, prepared.encoded, stream.end, sent=asked, came=lane.now())
         except BaseException as error:  # every end goes on record: a reader who goes too
             with resumed(lane):
-                await executor.end(started, outcome=ended(error), error=told(error), streamed=streamed)
+                await executor.audit.end(started, outcome=ended(error), error=told(error), streamed=streamed)
             raise
         whole = None if streamed.outputs.parts else stream.end  # none at all: it answered at once, with nothing
         with resumed(lane):
-            recorded = await executor.end(started, outcome=Outcome.SUCCEEDED, reply=whole, streamed=streamed)
+            recorded = await executor.audit.end(started, outcome=Outcome.SUCCEEDED, reply=whole, streamed=streamed)
         progress.result = result_of(started, last, None if whole else streamed.outputs.parts, recorded=recorded)
         if last is not None:
             yield last.outputs
