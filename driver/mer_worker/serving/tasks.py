@@ -173,6 +173,8 @@ class Tasks:
                 except StopAsyncIteration:
                     return
                 flow.send(self._runner.checked(part))
+        except GeneratorExit:  # the loop is closed: nothing can be awaited any more
+            raise
         except BaseException:
             await self._close(flight, parts)
             raise
