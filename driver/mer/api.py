@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mer.audit.log import AuditLog
 from mer.content.store import ContentStore
 from mer.core.actor import Actor
-from mer.core.errors import ConfigurationError, UsageError
+from mer.core.carton import spec_faults
+from mer.core.carton.document import MOST_FAULTS
+from mer.core.errors import ConfigurationError, PackageInvalid, UsageError
 from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import check_name, parse_reference
 from mer.core.specs import VersionSpec
@@ -223,6 +225,8 @@ class Mer:
         elif spec is None or spec.command is None:
             raise UsageError("a version is made from a folder, or from a command with its argv")
         else:
+            if faults := spec_faults(spec):
+                raise PackageInvalid("; ".join(faults[:MOST_FAULTS]))
             _require_absolute(spec)
             parts = Parts(spec=spec, weights=digest)
         await self._claim(parts.package, parts.weights)

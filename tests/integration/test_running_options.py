@@ -47,6 +47,7 @@ async def test_every_option_is_kept_and_shown(terminal: Terminal, tmp_path: Path
             " log bytes 65536, calls 1000"
         ),
         "1 to 2",
+        "arrays buffer",
     ):
         assert text in " ".join(shown.split())
     spec = json.loads((await terminal.type("--json model show model:1")).out)["versions"]["items"][0]["spec"]
@@ -73,6 +74,10 @@ async def test_what_is_as_usual_is_not_shown(terminal: Terminal, tmp_path: Path)
         ("--memory-limit 5x", 2, "a number of bytes is meant"),
         ("--memory-limit 0", 78, "memory_bytes"),
         ("--concurrency 0", 2, "concurrency"),
+        ("--concurrency 100000", 2, "1024"),
+        ("--batch 100000", 2, "512"),
+        ("--batch-delay 1e9", 2, "60000"),
+        ("--max-workers 100000", 2, "1024"),
         ("--batch-delay 3", 2, "--batch"),
         ("--batch 4 --concurrency 2", 78, "one at a time"),
         ("--min-workers 3 --max-workers 2", 78, "mer.workers.min"),
@@ -82,6 +87,15 @@ async def test_what_is_as_usual_is_not_shown(terminal: Terminal, tmp_path: Path)
 async def test_what_cannot_be_is_refused(terminal: Terminal, tmp_path: Path, options: str, code: int, why: str) -> None:
     typed = await terminal.type(registering(tmp_path, options))
     assert (typed.code, why in typed.err) == (code, True), typed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [("--concurrency 2", "one request at a time"), ("--start-token A --stop-token A", "two of them are the same")],
+)
+async def test_a_program_of_the_host_is_held_to_the_same(terminal: Terminal, options: str, why: str) -> None:
+    typed = await terminal.type(f"-a model register program {options} -- /bin/cat")
+    assert (typed.code, why in typed.err) == (78, True), typed.err
 
 
 async def test_a_run_beyond_a_limit_says_which_and_how_to_raise_it(terminal: Terminal, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing
 from typing import Any, BinaryIO
 
-from mer.core.errors import InputInvalid
+from mer.core.errors import InputInvalid, UsageError
 from mer.faces.commands.inputs import STDIN
 from mer.faces.repl.lines import read_lines
 
@@ -20,7 +20,7 @@ async def input_parts(source: str, stdin: BinaryIO | None) -> AsyncGenerator[dic
     """Give the objects of a file, or of stdin where `source` is -, each as soon as its line is there.
 
     Raises:
-        InputInvalid: it cannot be read, or a line is no JSON object. UsageError: a line is no text, or too long.
+        InputInvalid: it cannot be read, or a line is no text, too long, or no JSON object.
     """
     if source != STDIN:
         try:
@@ -52,8 +52,14 @@ class _Descriptor:
 async def _objects(descriptor: int, name: str) -> AsyncGenerator[dict[str, Any], None]:
     number = 0
     async with aclosing(read_lines(descriptor, most=MAX_PART_LINE, what="part of the inputs")) as lines:
-        async for line in lines:
+        while True:
             number += 1
+            try:
+                line = await anext(lines)
+            except StopAsyncIteration:
+                return
+            except UsageError as error:
+                raise InputInvalid(f"{name}, line {number}: {error}") from error
             if not line.strip():
                 continue
             try:

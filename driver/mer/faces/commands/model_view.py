@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mer.core.carton.rules import ARRAYS
 from mer.core.records import Placement, Server, Version
 from mer.core.specs import TensorSpec, VersionSpec
 from mer.faces.commands.options import labels_text
@@ -94,6 +95,7 @@ def _version(face: Face, version: Version) -> str:
             "options": " ".join(f"{key}={value}" for key, value in spec.options.items()) or None,
             "argv": " ".join(command.argv) if command else None,
             "directory": command.directory if command else None,
+            "arrays": spec.arrays if spec.arrays != ARRAYS[0] else None,
             **running_rows(spec),
             "package": version.package,
             "weights": version.weights,

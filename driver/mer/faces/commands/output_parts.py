@@ -28,6 +28,7 @@ class Parts:
         self._lines = lines
         self._files = files
         self._folder = folder
+        self._missing = dict.fromkeys(files)
         self._count = 0
         self._gathered: list[dict[str, Any]] = []
 
@@ -49,6 +50,7 @@ class Parts:
         elif self._files:
             for name in self._files:
                 if name in outputs:
+                    self._missing.pop(name, None)
                     console.raw(await asyncio.to_thread(content_of, name, outputs[name], ""))
         elif console.json:
             self._gather(outputs)
@@ -58,7 +60,13 @@ class Parts:
         console.flush()
 
     def end(self, result: Result) -> None:
-        """Write what there is to say at the end."""
+        """Write what there is to say at the end.
+
+        Raises:
+            UsageError: an output was meant to go somewhere, and no part had it.
+        """
+        if self._missing:
+            raise UsageError(f"no part of the answer had an output {next(iter(self._missing))!r}")
         if self._lines or self._files:
             return
         if self._console.json:

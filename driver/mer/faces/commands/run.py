@@ -10,7 +10,7 @@ import click
 from mer.core.errors import FinishNotRecorded, InputInvalid, UsageError
 from mer.core.trace import Trace
 from mer.faces.commands.input_parts import input_parts
-from mer.faces.commands.inputs import read_inputs, unread
+from mer.faces.commands.inputs import STDIN, read_inputs, unread
 from mer.faces.commands.options import SECONDS
 from mer.faces.commands.output_parts import Parts
 from mer.faces.commands.outputs import planned, save
@@ -76,6 +76,8 @@ async def command(
         raise UsageError("--output and --output-dir do not go together")
     if lines and (files or folder is not None):
         raise UsageError("--jsonl writes all outputs to stdout: it does not go with --output or --output-dir")
+    if further == STDIN and f"@{STDIN}" in (together, *(pair.partition("=")[2] for pair in given)):
+        raise InputInvalid("--input-parts - and @- both mean stdin, which can be read once")
     mer = await face.mer()
     console = face.console
     console.json = console.json or lines

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from mer.core.errors import UsageError
-from mer.core.running import Batch, Limits, Workers
+from mer.core.running import MAX_BATCH, MAX_CONCURRENCY, MAX_DELAY_MS, MOST_WORKERS, Batch, Limits, Workers
 from mer.core.specs import VersionSpec
 from mer.faces.commands.options import SECONDS
 
@@ -45,11 +45,23 @@ _OPTIONS = (
     ("--processes-limit", "processes", click.IntRange(0), "N", "Processes that a worker may have started."),
     ("--log-limit", "log_bytes", SIZE, "BYTES", "What is kept of a run's prints."),
     ("--calls-limit", "calls", COUNT, "N", "Replace a worker by a new one after so many runs."),
-    ("--concurrency", "concurrency", COUNT, "N", "Runs at once in one worker: the handler is thread-safe, or async."),
-    ("--batch", "batch_size", COUNT, "N", "Give the handler lists of up to N inputs."),
-    ("--batch-delay", "batch_delay_ms", click.FloatRange(0), "MS", "How long a batch waits for more, milliseconds."),
-    ("--min-workers", "least_workers", click.IntRange(0), "N", "Workers kept warm."),
-    ("--max-workers", "most_workers", COUNT, "N", "Workers at most; 1 by default."),
+    (
+        "--concurrency",
+        "concurrency",
+        click.IntRange(1, MAX_CONCURRENCY),
+        "N",
+        "Runs at once in one worker: the handler is thread-safe, or async.",
+    ),
+    ("--batch", "batch_size", click.IntRange(1, MAX_BATCH), "N", "Give the handler lists of up to N inputs."),
+    (
+        "--batch-delay",
+        "batch_delay_ms",
+        click.FloatRange(0, MAX_DELAY_MS),
+        "MS",
+        "How long a batch waits for more, milliseconds.",
+    ),
+    ("--min-workers", "least_workers", click.IntRange(0, MOST_WORKERS), "N", "Workers kept warm."),
+    ("--max-workers", "most_workers", click.IntRange(1, MOST_WORKERS), "N", "Workers at most; 1 by default."),
 )
 
 LIMITS = tuple(Limits.__struct_fields__)
