@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mer.audit.bodies import Subject, Timings
 from mer.core.actor import Actor
@@ -30,11 +30,20 @@ from mer.execution.audit import Audit, Prepared
 from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
-from mer.execution.workplaces import Workplaces
+from mer.execution.workplaces import Workplace, Workplaces
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
 from mer.meal.session import Reply, Session
-from mer.registry.resolve import Candidate, Resolved, Resolver
+from mer.registry.resolve import MAX_REMEMBERED, Candidate, Resolved, Resolver
+
+
+class Route(NamedTuple):
+    """Where a reference leads that has one candidate only."""
+
+    resolved: Resolved
+    subject: Subject
+    candidate: Candidate
+    workplace: Workplace
 
 
 class Executor:
@@ -61,6 +70,8 @@ class Executor:
         self._run_seconds = run_seconds
         self._trace = trace
         self._monotonic = monotonic
+        self._routes: dict[tuple[str, str | None], Route] = {}
+        """By reference and server as they were asked for; each is good for as long as the resolver gives the same answer."""
         self._owner = uuid7()  # a stateful worker belongs to this executor: one REPL, one one-shot
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
@@ -124,8 +135,10 @@ class Executor:
 
     def deadline(self, timeout: float | None, began: float) -> float | None:
         """Return when a run that began then has to be done, by what its caller and the settings say."""
-        timeout = _least(timeout, self._run_seconds)
-        return None if timeout is None else began + timeout
+        seconds = self._run_seconds
+        if timeout is not None and (seconds is None or timeout < seconds):
+            seconds = timeout
+        return None if seconds is None else began + seconds
 
     async def prepare(
         self, reference: str, inputs: Mapping[str, Any], *, actor: Actor, on: str | None, partial: bool = False
@@ -138,18 +151,17 @@ class Executor:
         subject = Subject(reference=reference)
         try:
             resolved = await self._resolver.resolve(reference, on=on)
-            candidate = await self._choose(resolved)
-            subject = Subject(
-                reference=reference,
-                model=resolved.model.name,
-                version=candidate.version.number,
-                package=candidate.version.package,
-                weights=candidate.version.weights,
-                server=candidate.server.name,
-                address=candidate.server.parameters.get("address"),
-            )
-            encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
-            workplace = await self._workplaces.prepare(candidate)
+            route = self._routes.get((reference, on))
+            if route is not None and route.resolved is resolved:
+                subject, candidate, workplace = route.subject, route.candidate, route.workplace
+                encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
+            else:
+                candidate = await self._choose(resolved)
+                subject = _subject(reference, resolved, candidate)
+                encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
+                workplace = await self._workplaces.prepare(candidate)
+                if len(resolved.candidates) == 1:  # among several, each call chooses anew
+                    self._keep((reference, on), Route(resolved, subject, candidate, workplace))
             self._pool.require_room()
         except Unreachable:
             raise  # the database is gone: a refusal cannot be recorded either
@@ -159,6 +171,11 @@ class Executor:
         return Prepared(
             invocation=invocation, subject=subject, candidate=candidate, workplace=workplace, encoded=encoded
         )
+
+    def _keep(self, asked: tuple[str, str | None], route: Route) -> None:
+        if len(self._routes) >= MAX_REMEMBERED:
+            self._routes.clear()
+        self._routes[asked] = route
 
     async def _choose(self, resolved: Resolved) -> Candidate:
         """Return where to run: the server with the fewest unfinished invocations of the model on record."""
@@ -249,6 +266,18 @@ class Executor:
         return reply
 
 
+def _subject(reference: str, resolved: Resolved, candidate: Candidate) -> Subject:
+    return Subject(
+        reference=reference,
+        model=resolved.model.name,
+        version=candidate.version.number,
+        package=candidate.version.package,
+        weights=candidate.version.weights,
+        server=candidate.server.name,
+        address=candidate.server.parameters.get("address"),
+    )
+
+
 def outcome_of(error: BaseException) -> Outcome:
     """Return the outcome of an invocation that ended by this error."""
     match error:
@@ -273,7 +302,3 @@ def told(error: BaseException) -> MerError:
     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
         return Interrupted("cancelled by its caller")
     return MerError(f"{type(error).__name__}: {error}")
-
-
-def _least(*seconds: float | None) -> float | None:
-    return min((s for s in seconds if s is not None), default=None)
