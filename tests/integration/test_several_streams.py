@@ -291,9 +291,10 @@ class TestSlowReaders:
             assert await anext(stream) == {"number": 0}
         waiting = [asyncio.create_task(model.infer({"do": "how_many", "name": "s0"})) for _ in range(30)]
         await asyncio.sleep(0.1)
-        for stream in streams:
-            assert [part async for part in stream] == numbers(3 * WINDOW_PARTS)[1:]
-        assert all(answer["made"] for answer in await asyncio.gather(*waiting))
+        async with asyncio.timeout(30):  # it would wait for ever
+            for stream in streams:
+                assert [part async for part in stream] == numbers(3 * WINDOW_PARTS)[1:]
+            assert all(answer["made"] for answer in await asyncio.gather(*waiting))
 
 
 class TestEndingEarly:
