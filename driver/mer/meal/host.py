@@ -67,6 +67,9 @@ class Stream(Protocol):
     async def drain(self) -> None:
         """Wait until more may be written, or the stream has ended."""
 
+    async def flush(self) -> None:
+        """Wait until nothing is kept by reference any more, or the stream has ended."""
+
     async def close(self, grace: float) -> int | None:
         """End the worker and everything that it left, and return its exit status (negative: a signal) where it is known.
 

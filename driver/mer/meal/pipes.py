@@ -89,9 +89,9 @@ class Writer:
             self._loop.add_writer(self._descriptor, self._writable)
         return True
 
-    async def drain(self) -> None:
-        """Wait until less than HIGH_WATER is kept."""
-        while self._kept >= HIGH_WATER and not self.closed:
+    async def drain(self, most: int = HIGH_WATER - 1) -> None:
+        """Wait until no more than `most` bytes are kept."""
+        while self._kept > most and not self.closed:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)  # several may wait for it
@@ -182,6 +182,10 @@ class ControlStream:
         """Wait until more may be written."""
         await self._writer.drain()
 
+    async def flush(self) -> None:
+        """Wait until nothing is kept."""
+        await self._writer.drain(0)
+
     async def close(self, grace: float) -> int | None:  # noqa: ARG002 - it has no process of its own
         """Close this end."""
         self.kill()
@@ -267,6 +271,10 @@ class ProcessStream:
     async def drain(self) -> None:
         """Wait until more may be written."""
         await self._writer.drain()
+
+    async def flush(self) -> None:
+        """Wait until nothing is kept."""
+        await self._writer.drain(0)
 
     async def close(self, grace: float) -> int | None:
         """End the worker: EOF, SIGTERM, SIGKILL, each with `grace` seconds; then what it left."""

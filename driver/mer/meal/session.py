@@ -299,17 +299,23 @@ class Session:
         return answer
 
     async def send(self, *pieces: Bytes, deadline: float | None = None) -> None:
-        """Send a further frame of a request, a part or a credit. Raises: as `begin`."""
+        """Send a further frame of a request. Raises: as `begin`."""
         if self.shortcut.blocked:
             await self._room(deadline)
         if self._lost is not None:
             raise self._lost_again()
         self._write(*pieces)
 
+    def tell(self, message: bytes) -> None:
+        """Send a further frame of a request that is small, and one of few, whatever waits to be sent."""
+        if self._lost is None and not self._stream.write(message):
+            self.shortcut.blocked = True
+
     async def send_part(self, request: int, form: Form, flags: int = 0) -> Bytes:
         """Send a part of a request's inputs, and return its frame's beginning.
 
-        It is made once it can be written: segments in shared memory are the worker's from then on.
+        It is made once it can be written: segments in shared memory are the worker's from then on. And it is written when
+        this returns: its maker may put the next part into the same memory.
 
         Raises:
             WireError: what `form` makes is beyond a cap.
@@ -321,6 +327,7 @@ class Session:
             raise self._lost_again()
         message = flagged(form(request), flags)
         self._write(*message)
+        await self._stream.flush()
         return message[0]
 
     def reply(self, answer: Frame) -> Reply:

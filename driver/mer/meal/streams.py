@@ -109,7 +109,7 @@ class PartStream:
         received = self._came.popleft()
         granted = self._window.taken(self._request, weight(received))
         if granted is not None and not self._call.future.done():
-            await self._session.send(granted)
+            self._session.tell(granted)  # no wait between a part and its reader: one that is cancelled would lose it
         self.run_us = received.number
         return self._session.reply(received)
 
@@ -117,18 +117,17 @@ class PartStream:
         """End the request, if it still runs: the handler is interrupted, and ended with its worker if it does not stop."""
         self._over = True
         self._came.clear()
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait((self._pump,))
-        call = self._call
-        if call is None:
-            return
-        if not call.future.done():
-            self._session.abandon(self._request)
-            call.future.add_done_callback(_let_go)  # before the wait, which may itself be cancelled
+        call, pump = self._call, self._pump
+        # all of it before the first wait, which may itself be cancelled
+        if call is not None:
+            if not call.future.done():
+                self._session.abandon(self._request)
+            call.future.add_done_callback(_let_go)
+        if pump is not None:
+            pump.cancel()
+            await asyncio.wait((pump,))
+        if call is not None:
             await asyncio.wait((call.future,))  # it ends with its worker at the latest
-        else:
-            _let_go(call.future)
 
     async def _last(self, call: Call) -> Reply:
         self._over = True
