@@ -25,6 +25,8 @@ def encode_inputs(spec: VersionSpec, given: Mapping[str, Any], *, partial: bool 
     if not isinstance(given, Mapping):
         raise InputInvalid(f"inputs by name are meant, a dict, not {type(given).__name__}")
     try:
+        if not specs:
+            return encode(given)  # whatever has a form fits
         encoded = encode({name: _as_specified(specs.get(name), value) for name, value in given.items()})
     except TensorError as error:
         raise InputInvalid(str(error)) from error
