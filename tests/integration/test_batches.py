@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, PackageInvalid, WorkerLost
-from mer.core.specs import Batch
+from mer.core.specs import Batch, Limits
+from mer.execution import walls
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer.meal.session import Session
 from mer_worker.tensors import Buffer, encode
+from tests.support.running import register, running
 from tests.support.workers import handler_folder, local_host, session_with, soon, until
 
 SOURCE = """
@@ -134,6 +136,21 @@ async def test_inputs_that_cannot_be_sent_are_their_callers_error_alone(tmp_path
     assert [answers[n]["n"] for n in (0, 2)] == [0, 2]  # type: ignore[index]
 
 
+async def test_inputs_that_raise_as_they_are_read_are_their_callers_error_alone(tmp_path: Path) -> None:
+    class Text(str):
+        def encode(self, *_given: str) -> bytes:
+            raise RuntimeError("it cannot be read")
+
+    folder = handler_folder(tmp_path / "model", SOURCE)
+    opening = load_unpacked(folder, entry="handler:load", host=local_host(tmp_path), batch=Batch())
+    async with asyncio.timeout(20), await opening as model:
+        bad, good = (asyncio.ensure_future(model.infer({"x": value})) for value in (Text("a"), "b"))
+        with pytest.raises(RuntimeError, match="cannot be read"):
+            await bad
+        assert (await good)["x"] == "b"
+        assert (await model.infer({"x": "again"}))["x"] == "again"
+
+
 async def test_a_deadline_of_one_item_leaves_the_others(session: Session) -> None:
     late = session.infer(encode({"n": 0, "seconds": 1.0}), deadline=soon(0.2))
     answers = await asyncio.gather(late, ask(session, n=1), ask(session, n=2), return_exceptions=True)
@@ -231,3 +248,44 @@ async def test_a_coroutine_function_takes_no_batches(tmp_path: Path) -> None:
     with pytest.raises(PackageInvalid, match="no coroutine function"):
         async with session_with(tmp_path, source, batch=Batch()):
             pass
+
+
+async def test_an_item_that_runs_by_itself_is_cancelled_by_itself(tmp_path: Path) -> None:
+    source = """
+        import time
+        def load():
+            def handle(batch):
+                if len(batch) > 1:
+                    raise ValueError("one at a time")
+                end = time.monotonic() + batch[0]["seconds"]
+                while time.monotonic() < end:
+                    time.sleep(0.005)
+                return [batch[0]]
+            return handle
+    """
+    async with session_with(tmp_path, source, batch=Batch(max_size=3)) as session:
+        first, long, last = (asyncio.ensure_future(ask(session, seconds=seconds)) for seconds in (0, 60, 0))
+        await asyncio.sleep(0.5)
+        long.cancel()
+        async with asyncio.timeout(10):
+            assert (await first)["seconds"] == (await last)["seconds"] == 0
+        assert session.lost is None
+
+
+async def test_the_batch_before_is_not_counted_to_the_wall_time_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        import time
+        def load():
+            def handle(batch):
+                time.sleep(1.5)
+                return batch
+            return handle
+    """
+    monkeypatch.setattr(walls, "BACKSTOP", 0.5)
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, source, batch=Batch(max_size=1), limits=Limits(wall_seconds=2.0))
+        await m.run("model", {})
+        results = await asyncio.gather(*(m.run("model", {"number": number}) for number in range(2)))
+        assert [result.outputs["number"] for result in results] == [0, 1]

@@ -182,6 +182,7 @@ def test_a_requirement_of_crate_grammar_is_taken(version: str):
         (SMALLEST + '[mer]\narray = "buffer"\n', "mer.array is not known"),
         (SMALLEST + "[mer.limits]\nwall_seconds = 0\n", "mer.limits.wall_seconds is 0"),
         (SMALLEST + "[mer.limits]\nwall_seconds = inf\n", "mer.limits.wall_seconds is inf"),
+        (SMALLEST + "[mer.limits]\ncpu_seconds = 1000000001\n", "mer.limits.cpu_seconds is 1000000001"),
         (SMALLEST + f"[mer.limits]\nload_seconds = 1{'0' * 400}\n", "mer.limits.load_seconds is no number"),
         (SMALLEST + '[mer.limits]\nload_seconds = "1"\n', "mer.limits.load_seconds is no number"),
         (SMALLEST + '[mer.command]\nargv = ["a"]\n', "the runner is 'python'"),

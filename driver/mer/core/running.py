@@ -19,6 +19,9 @@ MAX_DELAY_MS = 60_000
 MOST_WORKERS = 1024
 """Processes of one driver (mer.setting_kinds.MAX_WORKERS)."""
 
+LONGEST_SECONDS = 10**9
+"""Of a limit, 30 years: what the clocks and counters of kernels take, with something added to it."""
+
 LARGEST = 2**53
 """Bytes, files, processes, calls: what any JSON reader takes exactly."""
 
@@ -80,8 +83,8 @@ def running_faults(*, limits: Limits, concurrency: int, batch: Batch | None, wor
 def _limit_faults(limits: Limits) -> Iterator[str]:
     for name in ("wall_seconds", "load_seconds", "cpu_seconds"):
         seconds = getattr(limits, name)
-        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-            yield f"mer.limits.{name} is {seconds}: seconds above 0 are meant"
+        if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= LONGEST_SECONDS):
+            yield f"mer.limits.{name} is {seconds}: seconds above 0, and up to 10**9, are meant"
     least = {"memory_bytes": 1, "open_files": 1, "processes": 0, "log_bytes": 0, "calls": 1}
     for name, smallest in least.items():
         count = getattr(limits, name)

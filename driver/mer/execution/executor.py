@@ -33,6 +33,7 @@ from mer.execution.walls import within
 from mer.execution.workplaces import Workplace, Workplaces
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
+from mer.meal.pooled import BATCHES_AHEAD
 from mer.meal.session import Reply, Session
 from mer.registry.resolve import MAX_REMEMBERED, Candidate, Resolved, Resolver
 
@@ -252,11 +253,12 @@ class Executor:
         on_log: LogCallback | None,
     ) -> Reply:
         lane, sent = CURRENT.get(), self._monotonic()
-        wall_seconds = prepared.candidate.version.spec.limits.wall_seconds
+        spec = prepared.candidate.version.spec
+        wall_seconds, turns = spec.limits.wall_seconds, 1 if spec.batch is None else BATCHES_AHEAD
         if lane is None and wall_seconds is None:
             reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
         else:
-            with within(wall_seconds, deadline, now=sent) as due:
+            with within(wall_seconds, deadline, now=sent, turns=turns) as due:
                 if lane is None:
                     reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
                 else:

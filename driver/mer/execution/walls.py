@@ -12,17 +12,20 @@ BACKSTOP = 4.0
 
 
 @contextlib.contextmanager
-def within(wall_seconds: float | None, deadline: float | None, *, now: float) -> Iterator[float | None]:
-    """Give the deadline by which a run that begins `now` has to answer; if the limit set it, say so when it passes.
+def within(wall_seconds: float | None, deadline: float | None, *, now: float, turns: int = 1) -> Iterator[float | None]:
+    """Give the deadline by which a run that is sent `now` has to answer; if the limit set it, say so when it passes.
+
+    It may have to wait for `turns` less one that may take as long as itself.
 
     Raises:
         RunTooLong
     """
-    if wall_seconds is None or (deadline is not None and deadline <= now + wall_seconds + BACKSTOP):
+    due = None if wall_seconds is None else now + turns * wall_seconds + BACKSTOP
+    if wall_seconds is None or due is None or (deadline is not None and deadline <= due):
         yield deadline
         return
     try:
-        yield now + wall_seconds + BACKSTOP
+        yield due
     except RunTooLong:
         raise
     except DeadlineExceeded as error:

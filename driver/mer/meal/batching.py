@@ -281,10 +281,11 @@ class BatchingSession(Session):
             message = encoded.message(
                 Kind.INFER, request, number=number, meta=waiting.meta, most=most, templates=outgoing
             )
-        except WireError as error:
+        except Exception as error:  # noqa: BLE001 - the caller's own values may raise anything, and the others go on
             self._calls.take(request)
             if not waiting.call.future.done():
-                waiting.call.future.set_exception(InputInvalid(str(error)))
+                told = InputInvalid(str(error)) if isinstance(error, WireError) else error
+                waiting.call.future.set_exception(told)
             return None
         if outgoing is not None and inputs is not None:
             outgoing.learn(inputs, encoded.layout)

@@ -63,8 +63,10 @@ class Batches:
         self._lock = threading.Lock()
         self._open: dict[int, Item] = {}
         """Items of the batch that runs which nobody has answered."""
+        self._called: frozenset[int] = frozenset()
+        """Items that the handler was called with."""
         self._lead = 0
-        """The number under which the batch runs and may be interrupted: its last item's."""
+        """The number under which they run and may be interrupted: that of the last one."""
         self._began = 0.0
         conversation.interrupts.several = self
         conversation.pulse.several = self._running
@@ -101,14 +103,14 @@ class Batches:
     def cancel(self, request: int) -> None:
         """Answer an item at once, or interrupt the handler where nobody else waits for it."""
         with self._lock:
-            item = self._open.get(request)
-            last = item is not None and len(self._open) == 1
+            item, lead, called = self._open.get(request), self._lead, self._called
+            last = request in called and not any(other in self._open for other in called if other != request)
             if item is not None:
                 item.context.cancelled = True
                 if not last:
                     del self._open[request]
-        if last:
-            self._interrupts.interrupt(self._lead)
+        if item is not None and last:
+            self._interrupts.interrupt(lead)
         elif item is not None:
             self._channel.send(error_frame(self._conversation.stopped(request), request))
         else:
@@ -181,17 +183,18 @@ class Batches:
             self._run(items)
 
     def _run(self, items: list[Item]) -> None:
-        lead = self._lead = max([item.request for item in items])
-        with self._lock:
-            self._open = {item.request: item for item in items}
-            self._began = time.monotonic()
-        if len(self._open) < len(items):
+        opened = {item.request: item for item in items}
+        if len(opened) < len(items):
             raise WireError("two requests of a batch have one number")
-        for request in self._interrupts.early(self._open.keys()):
+        requests = frozenset(opened)
+        with self._lock:
+            self._open, self._called, self._lead = opened, requests, max(requests)
+            self._began = time.monotonic()
+        for request in self._interrupts.early(requests):
             self.cancel(request)
-        if len(self._open) < len(items):
-            items = [item for item in items if item.request in self._open]
-        outcomes = self._outcomes(items, lead)
+        if len(opened) < len(items):
+            items = [item for item in items if item.request in opened]
+        outcomes = self._outcomes(items)
         with self._lock:
             waiting, self._open = self._open, {}
         microseconds = self._turn.microseconds()
@@ -202,18 +205,21 @@ class Batches:
         if pieces:
             self._channel.send(*pieces)
 
-    def _outcomes(self, items: list[Item], lead: int) -> list[tuple[Item, Any]]:
+    def _outcomes(self, items: list[Item]) -> list[tuple[Item, Any]]:
         """Return outputs, or what went wrong, of each item."""
-        outcome = self._call(items, lead)
+        outcome = self._call(items, self._lead)
         if not isinstance(outcome, BaseException):
             return list(zip(items, outcome))
         if len(items) < 2 or isinstance(outcome, (Cancelled, Failure)):
             return [(item, outcome) for item in items]
         alone: list[tuple[Item, Any]] = []
         for item in items:
-            if item.request in self._open:
-                single = self._call([item], lead)
-                alone.append((item, single if isinstance(single, BaseException) else single[0]))
+            with self._lock:
+                if item.request not in self._open:
+                    continue
+                self._called, self._lead = frozenset((item.request,)), item.request
+            single = self._call([item], item.request)
+            alone.append((item, single if isinstance(single, BaseException) else single[0]))
         return alone
 
     def _call(self, items: list[Item], lead: int) -> Any:
@@ -222,6 +228,8 @@ class Batches:
         try:
             turn.start(lead)
             try:
+                if all(item.context.cancelled for item in items):  # before it could be interrupted
+                    raise Cancelled
                 outputs = self._runner.call([item.inputs for item in items], [item.context for item in items])
             finally:
                 turn.stop()

@@ -158,10 +158,11 @@ class Flights:
             flight.cancelled += 1
             flight.context.cancelled = True
             stop = flight.stop if flight.cancelled <= MOST_INTERRUPTS else None
-            if not flight.began:
+            waits = not flight.began  # not asked again below: its turn may come meanwhile
+            if waits:
                 del self._flights[request]
                 self._fewer.notify()
-        if not flight.began:
+        if waits:
             self._drop(request)
         elif stop is not None:
             stop(flight)

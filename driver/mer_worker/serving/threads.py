@@ -66,8 +66,13 @@ class Threads:
             return
         if len(self._threads) < min(self._most, len(self._flights)):
             thread = threading.Thread(target=self._run, name=f"mer-request-{len(self._threads) + 1}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # as many as this machine, or the version's memory, has room for
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
         self._waiting.put(flight)
 
     def take(self, received: Frame) -> None:
@@ -146,6 +151,9 @@ class Threads:
         self._flights.arm(flight, _interrupt)
         with flight.lock:
             flight.open = True
+            wanted, flight.told = flight.told < flight.cancelled, flight.cancelled
+        if wanted:  # since it was armed
+            raise Cancelled
 
     def _end(self, flight: Flight) -> None:
         """End the stretch in which it may be interrupted; may be called again, where the end itself was interrupted."""
