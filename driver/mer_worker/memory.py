@@ -293,10 +293,10 @@ class OwnFile:
         start = addressof(_Byte.from_buffer(segment)) - self._address
         return start if start in self._lent else None
 
-    def hold(self, start: int) -> _Watch:
-        """Return the watch of a lent place, whose death frees nothing from now on."""
+    def hold(self, start: int) -> Optional[_Watch]:
+        """Return the watch of a lent place, whose death frees nothing from now on; None while another thread holds it."""
         with self._lock:
-            return self._lent.pop(start)
+            return self._lent.pop(start, None)
 
     def let(self, start: int, watch: _Watch) -> None:
         """Have the death of a lent place free it again; it may have died meanwhile."""

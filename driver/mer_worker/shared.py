@@ -144,6 +144,8 @@ class Sharing:
         """Return where a segment that lies in a lent place is sent from: there, if nobody looks at it any more."""
         own, size = self.own, len(segments[at])
         watch = own.hold(lent)
+        if watch is None:  # it goes out in another thread's message too
+            return own.put(segments[at])
         segments[at] = segment = own.at(lent, size)  # what was encoded is let go
         if watch() is None:
             return lent

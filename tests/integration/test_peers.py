@@ -98,6 +98,8 @@ ANSWERS = """
         ("send(PREAMBLE, frame(Kind.ERROR, {'code': 'version', 'message': 'no'})); stay()", ProtocolMismatch, "no"),
         ("hello(); send(frame(Kind.LOAD, {}, request=1)); stay()", ProtocolViolation, "kind 2"),
         ("hello(); send(frame(99, {}, request=1)); stay()", ProtocolViolation, "kind 99"),
+        ("send(PREAMBLE, frame(Kind.RESULT, {}, request=1)); stay()", ProtocolViolation, "kind 7"),
+        ("hello(); send(frame(Kind.HELLO, HELLO)); stay()", ProtocolViolation, "kind 1,"),
         ("hello(); send(HEADER.pack(7, 0, 0, 0, 1, 0, 0, 1 << 40)); stay()", ProtocolViolation, "body of 1099511627776"),
         ("hello(); send(pack(Kind.LOG, b'{}', body_bytes=70000), bytes(70000)); stay()", ProtocolViolation, "log frame"),
         ("hello(); os.close(1); stay()", WorkerLost, "SIGKILL"),

@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mer.core.errors import Busy, HandleUnknown, ModelFailed, UsageError
+from mer.core.errors import Busy, HandleUnknown, ModelFailed, RunTooLong, UsageError
+from mer.core.specs import Limits
 from mer.meal import seals
+from mer.meal.host import Bytes
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer_worker.serving.seals import MOST_SEALED
+from mer_worker.tensors import encode
+from mer_worker.wire import Flag, Kind, flagged, frame
 from tests.support.peers import PEERS
-from tests.support.workers import handler_folder, until
+from tests.support.workers import handler_folder, session_with, until
 
 STAGES = """
     import os
@@ -166,11 +170,11 @@ async def test_a_handle_of_another_model_is_unknown(model, tmp_path):
 
 
 async def test_a_handle_that_the_worker_does_not_know_is_an_error_and_no_crash(model):
-    handle = await model.seal({"x": "a"})
-    message = seals.by_handle(model.session, handle)
-    await model.session.ask(message)
+    def asked(request: int) -> tuple[Bytes, ...]:
+        return flagged((frame(Kind.INFER, {"handle": "sealed-9"}, request=request),), Flag.HANDLE)
+
     with pytest.raises(HandleUnknown, match="used, released or forgotten"):
-        await model.session.ask(message)
+        await model.session.ask(asked)
     assert await held(model) == 0
 
 
@@ -190,3 +194,78 @@ async def test_in_this_process_it_is_the_same(tmp_path):
         await asyncio.sleep(0.2)
         assert short.gone
         assert await held(model) == 0
+
+
+STUBBORN = """
+    import time
+
+    held = 0
+
+    class Staged:
+        def __init__(self):
+            global held
+            held += 1
+
+        def __del__(self):
+            global held
+            held -= 1
+
+    class Model:
+        def seal(self, inputs):
+            staged = Staged()
+            try:
+                print("staging", flush=True)
+                time.sleep(30)
+            except KeyboardInterrupt:
+                if inputs["x"] == "through":
+                    raise
+            return staged
+
+        def __call__(self, inputs):
+            return {"held": held}
+
+    def load():
+        return Model()
+"""
+
+
+async def test_what_was_sealed_though_its_caller_had_gone_is_released(tmp_path):
+    started = asyncio.Event()
+    folder = handler_folder(tmp_path / "model", STUBBORN)
+    async with await load_unpacked(folder, entry="handler:load", arrays="buffer") as model:
+        sealing = asyncio.create_task(model.seal({"x": "caught"}, on_log=lambda *_: started.set()))
+        await asyncio.wait_for(started.wait(), 10)
+        sealing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sealing
+        for _ in range(100):
+            if not await held(model):
+                return
+            await asyncio.sleep(0.05)
+    pytest.fail("nobody released it")
+
+
+async def test_what_is_never_sent_uses_no_handle_up(tmp_path):
+    async with session_with(tmp_path, PLAIN, arrays="buffer") as session:
+        handle = await seals.seal(session, encode({"x": "a"}))
+        seals.by_handle(session, handle)  # and its caller was cancelled before he could send it
+        assert session.reply(await session.ask(seals.by_handle(session, handle))).outputs == {"x": "a"}
+        with pytest.raises(HandleUnknown):
+            seals.by_handle(session, handle)
+
+
+async def test_of_two_who_use_a_handle_at_once_one_gets_it(tmp_path):
+    async with session_with(tmp_path, PLAIN, arrays="buffer") as session:
+        handle = await seals.seal(session, encode({"x": "a"}))
+        one, other = seals.by_handle(session, handle), seals.by_handle(session, handle)
+        await session.ask(one)
+        with pytest.raises(HandleUnknown):
+            await session.ask(other)
+        assert session.busy == 0
+
+
+async def test_staging_is_held_to_the_wall_time(tmp_path):
+    async with session_with(tmp_path, STUBBORN, arrays="buffer", limits=Limits(wall_seconds=0.3)) as session:
+        with pytest.raises(RunTooLong) as caught:
+            await seals.seal(session, encode({"x": "through"}))
+        assert caught.value.code == "limit:wall"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 
 import numpy
@@ -473,3 +474,14 @@ async def test_who_serves_several_at_once_shares_it_too(tmp_path, source, given)
         assert memory_of(session).used[1] == 8
         del outs
         await until(lambda: memory_of(session).used == (0, 0))
+
+
+async def test_a_memory_that_was_closed_looks_after_nothing_any_more():
+    memory = driver_memory.WorkerMemory(1 << 20)
+    memory.close()
+    gone = weakref.ref(memory)
+    placed = await memory.place(encode({"x": Buffer(bytes(SHARED_FROM), "uint8", (SHARED_FROM,))}))
+    assert not any(placed.starts)
+    del memory, placed
+    gc.collect()
+    assert gone() is None  # no timer of the loop holds it

@@ -120,7 +120,7 @@ class WorkerMemory:
 
     def _watch(self) -> None:
         """See that what is let go is given back, and that pages go, also when no other call comes."""
-        if self._timer is None:
+        if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(PERIOD_SECONDS, self._tidy)
 
     def _tidy(self) -> None:

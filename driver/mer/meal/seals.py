@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -59,7 +60,14 @@ class Handle:
         return self._gone or self.holder.lost is not None
 
     def use(self, holder: Holder) -> str:
-        """Return its text on the wire, once.
+        """Return its text on the wire, once. Raises: as `check`."""
+        text = self.check(holder)
+        self._gone = True
+        self._timer.cancel()
+        return text
+
+    def check(self, holder: Holder) -> str:
+        """Return its text on the wire, while it can be used.
 
         Raises:
             HandleUnknown: it was used or released before, its time is over, its worker has ended, or another has it.
@@ -70,8 +78,6 @@ class Handle:
             raise HandleUnknown("another model has the sealed inputs")
         if self._gone:
             raise HandleUnknown
-        self._gone = True
-        self._timer.cancel()
         return self._text
 
     async def release(self) -> None:
@@ -116,29 +122,44 @@ async def seal(
     if CAPABILITY not in session.peer.capabilities:
         raise UsageError("this worker keeps no sealed inputs")
     form = await session.form(encoded, Kind.SEAL)
-    answer = await session.ask(form, deadline=deadline, on_log=on_log)
+    request, call = await session.begin(form, deadline=deadline, on_log=on_log)
 
     async def release(text: str) -> None:
         await session.ask(lambda request: (frame(Kind.RELEASE, {"handle": text}, request=request),))
 
+    def unwanted(future: asyncio.Future[Frame]) -> None:
+        """Have inputs forgotten that were sealed after all, when nobody waited for their handle any more."""
+        if not future.cancelled() and future.exception() is None and future.result().kind == Kind.RESULT:
+            with contextlib.suppress(ProtocolViolation):
+                Handle(session, _text(future.result()), 0.0, release)
+
+    try:
+        answer = session.result(await asyncio.shield(call.future), call)
+    except asyncio.CancelledError:
+        session.abandon(request)
+        call.future.add_done_callback(unwanted)
+        raise
     return Handle(session, _text(answer), seconds, release)
 
 
 def by_handle(
     session: Session, handle: Handle, *, meta: Mapping[str, Any] | None = None, deadline: float | None = None
 ) -> Message:
-    """Return what makes the `infer` frame of sealed inputs; the handle is used up by that. `deadline` is loop time.
+    """Return what makes the `infer` frame of sealed inputs, which uses the handle up. `deadline` is loop time.
 
     Raises:
         HandleUnknown: nothing is sealed under this handle any more, or not there.
     """
     number = milliseconds(deadline)
-    fields: dict[str, Any] = {"handle": handle.use(session)}
-    if meta:
-        fields["meta"] = meta
+    handle.check(session)
+    more = {"meta": meta} if meta else {}
 
     def form(request: int) -> tuple[Bytes, ...]:
-        return flagged((frame(Kind.INFER, fields, request=request, number=number),), Flag.HANDLE)
+        # used only now: what is never sent is released in its time
+        fields = {"handle": handle.check(session), **more}
+        message = flagged((frame(Kind.INFER, fields, request=request, number=number),), Flag.HANDLE)
+        handle.use(session)
+        return message
 
     return form
 

@@ -101,15 +101,8 @@ class Session:
         self._lost: MerError | None = None
         self._killing: asyncio.Task[None] | None = None
         self._on_end: Callable[[], None] | None = None
-        self._takers: dict[int, Taker] = {
-            Kind.RESULT: self._take_end,
-            Kind.ERROR: self._take_error,
-            Kind.PART: self._take_further,
-            Kind.CREDIT: self._take_further,
-            Kind.LOG: self._take_log,
-            Kind.PONG: self._pings.take,
-            Kind.HELLO: self._take_hello,
-        }
+        self._takers: dict[int, Taker] = {Kind.HELLO: self._take_hello, Kind.ERROR: self._take_error}
+        """By kind: what may come. Before the hello nothing else, and after it no other hello."""
         self.shortcut = Shortcut(
             self._loop, self._calls, self._incoming, stream.write_frame, self._received, self._fill
         )
@@ -276,6 +269,9 @@ class Session:
         except WireError as error:
             self._calls.take(request)
             raise InputInvalid(str(error)) from error
+        except BaseException:
+            self._calls.take(request)
+            raise
         self._write(*message)
         return request, call
 
@@ -457,12 +453,11 @@ class Session:
 
     def _take(self, decode: Callable[[Any], Sequence[Frame]], given: int | bytes) -> None:
         greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
-        takers = self._takers
         try:
             for received in decode(given):
-                take = takers.get(received.kind)
+                take = self._takers.get(received.kind)
                 if take is None:
-                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send")
+                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send now")
                 take(received)
         except WireError as error:
             self._violated(error)
@@ -507,6 +502,14 @@ class Session:
 
     def _take_hello(self, received: Frame) -> None:
         fields = received.fields()
+        self._takers = {
+            Kind.RESULT: self._take_end,
+            Kind.ERROR: self._take_error,
+            Kind.PART: self._take_further,
+            Kind.CREDIT: self._take_further,
+            Kind.LOG: self._take_log,
+            Kind.PONG: self._pings.take,
+        }
         try:
             self.peer = Peer(fields)
         except VersionMismatch as error:

@@ -64,7 +64,7 @@ class Seals:
             del inputs
         except Cancelled:
             turn.stop()  # it may have come on the way there
-            channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled"), request))
+            channel.send(error_frame(self._conversation.stopped(request), request))
             return
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             channel.send(error_frame(of_model(error, "model", "while inputs were sealed"), request))
