@@ -114,6 +114,26 @@ async def test_a_worker_there_does_what_a_worker_here_does(root: tuple[Path, tup
 
 
 @pytest.mark.slow
+async def test_what_an_async_handler_made_while_loading_is_of_its_loop_there(
+    root: tuple[Path, tuple[int, int]], tmp_path: Path
+) -> None:
+    source = """
+        import asyncio
+        class Handler:
+            def __init__(self):
+                self.event = asyncio.Event()
+            async def __call__(self, inputs):
+                asyncio.get_running_loop().call_later(0.01, self.event.set)
+                await self.event.wait()
+                return inputs
+        def load():
+            return Handler()
+    """
+    async with session(root[0], tmp_path, source) as asked:
+        assert (await asked.infer(encode({"x": "a"}))).outputs == {"x": "a"}
+
+
+@pytest.mark.slow
 def test_every_module_of_the_worker_is_imported_there(root: tuple[Path, tuple[int, int]]) -> None:
     folder, _ = root
     names = sorted(

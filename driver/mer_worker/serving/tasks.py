@@ -7,6 +7,7 @@ not come to an `await`, the second cancel interrupts the very step that runs.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 
@@ -46,8 +47,7 @@ class Tasks:
         self._runner = runner
         self._conversation = conversation
         self._channel = conversation.channel
-        self._loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self._loop)  # before the semaphore, which Python 3.9 ties to the loop that is set
+        self._loop = _event_loop()  # before the semaphore, which Python 3.9 ties to the loop that is set
         self._slots = asyncio.Semaphore(most)
         self._most = most
         self._tasks: set[asyncio.Task[None]] = set()
@@ -211,6 +211,20 @@ class Tasks:
         """Cancel a task once more, which caught the first cancel or cleans up for long, if no step of it was interrupted."""
         if not flight.interrupted and task is not None:
             task.cancel()
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop, and set it; on Python 3.9 the one to which locks that the author made while loading are tied."""
+    if sys.version_info < (3, 10):
+        try:
+            there = asyncio.get_event_loop()
+        except RuntimeError:  # he has run one of his own, and ended it
+            there = None
+        if there is not None and not there.is_closed():
+            return there
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
 
 
 def _is_parts(outputs: Any) -> bool:
