@@ -72,7 +72,9 @@ class Limits:
         import resource
 
         if self.open_files is not None:
-            set_limit(resource.RLIMIT_NOFILE, self.open_files)
+            _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            most = self.open_files if hard == resource.RLIM_INFINITY else hard - FILES_OF_OURS  # else there is no room
+            set_limit(resource.RLIMIT_NOFILE, min(self.open_files, most))
         if self.memory is not None:
             stack, _hard = resource.getrlimit(resource.RLIMIT_STACK)
             stacks = threads * (
