@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Self
 
 from mer.core.actor import Actor
-from mer.core.errors import HandleUnknown
+from mer.core.errors import HandleUnknown, WorkerLost
 from mer.core.records import Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
@@ -37,6 +37,7 @@ class RunStream:
     def __init__(self, parts: AsyncGenerator[dict[str, Any], None], progress: Progress) -> None:
         self._parts = parts
         self._progress = progress
+        self._over = False
 
     @property
     def result(self) -> Result | None:
@@ -52,11 +53,21 @@ class RunStream:
         return self
 
     async def __anext__(self) -> dict[str, Any]:
-        """Return the next part. Raises: as Mer.run."""
-        return await anext(self._parts)
+        """Return the next part. Raises: as Mer.run; WorkerLost where the driver was closed in the middle of the answer."""
+        try:
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            if self._over or self._progress.result is not None:
+                raise
+            self._over = True
+            raise WorkerLost("the driver was closed before the answer had ended") from None
+        except BaseException:
+            self._over = True
+            raise
 
     async def aclose(self) -> None:
         """End the run if it goes on."""
+        self._over = True
         await self._parts.aclose()
 
 
