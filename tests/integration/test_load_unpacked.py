@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -134,3 +135,10 @@ async def test_buffers_import_no_numpy_in_the_worker(tmp_path):
     source = "import sys\ndef load():\n    return lambda inputs: {'numpy': 'numpy' in sys.modules}\n"
     async with await load(tmp_path, source=source, entry="handler:load", arrays="buffer") as model:
         assert await model.infer({"x": np.zeros(3)}) == {"numpy": False}
+
+
+async def test_a_worker_that_ends_while_the_loop_is_being_closed_leaves_no_folder(tmp_path):
+    model = await load(tmp_path)
+    await asyncio.get_running_loop().shutdown_default_executor()  # as asyncio.run does at its end
+    await model.aclose()
+    assert not list((tmp_path / "scratch").iterdir())

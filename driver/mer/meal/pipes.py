@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -377,9 +378,19 @@ class ProcessStream:
             self._receiver.ended(reason)
 
     async def _clean_up(self, leader: int) -> None:
-        await asyncio.to_thread(sweep, self._marker, leader)
+        await _in_thread(functools.partial(sweep, self._marker, leader))
         self._process.wait()  # only now: the sweep goes by its number too
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        await _in_thread(functools.partial(shutil.rmtree, self._directory, ignore_errors=True))
+
+
+async def _in_thread(work: Callable[[], object]) -> None:
+    """Do it in a thread; at once, where the loop is being closed and has no threads any more."""
+    try:
+        doing = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        work()
+    else:
+        await doing
 
 
 def describe(status: int | None) -> str:

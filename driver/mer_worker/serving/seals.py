@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from mer_worker.failures import Failure, error_frame, of_model
+from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
 from mer_worker.tensors import values_of
@@ -67,7 +67,8 @@ class Seals:
             channel.send(error_frame(self._conversation.stopped(request), request))
             return
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            channel.send(error_frame(of_model(error, "model", "while inputs were sealed"), request))
+            failure = self._conversation.limits.failure(error, "model", "while inputs were sealed")
+            channel.send(error_frame(failure, request))
             return
         self._last += 1
         handle = f"sealed-{self._last}"
