@@ -114,7 +114,7 @@ class Interrupts:
         """Interrupt this request's handler in the main thread, or keep it from starting there."""
         if request > self.newest and len(self.beforehand) < _MOST_EARLY:
             self.beforehand.add(request)
-        if request == self.running and self._main is not None:
+        if request and request == self.running and self._main is not None:  # 0 is no request
             self.wanted = request
             if request == self._raised:  # its handler has caught the last one, or cleans up for long
                 self.open = True

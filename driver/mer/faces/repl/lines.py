@@ -15,12 +15,13 @@ MAX_LINE = 1 << 20
 CHUNK = 1 << 16
 
 
-async def read_lines(descriptor: int, *, most: int = MAX_LINE, what: str = "command") -> AsyncGenerator[str, None]:
+async def read_lines(descriptor: int, *, most: int | None = None, what: str = "command") -> AsyncGenerator[str, None]:
     """Give the lines of what `descriptor` reads from, without their ends.
 
     Raises:
-        UsageError: a line, which is to be a `what`, is longer than `most` bytes, or is not UTF-8.
+        UsageError: a line, which is to be a `what`, is longer than `most` bytes (else MAX_LINE), or is not UTF-8.
     """
+    most = MAX_LINE if most is None else most
     kept = bytearray()
     waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)  # a file is always ready, and no selector takes it
     while True:
