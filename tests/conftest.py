@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from mer.meal.pool import Pool
 from tests.support import postgres_server as team
 from tests.support.postgres import PostgresServer, state_folder
 from tests.support.surreal_servers import SurrealServer, running
@@ -32,3 +33,13 @@ def surreal_server() -> Iterator[SurrealServer]:
     """One SurrealDB server in memory for the session, or for each of xdist's workers."""
     with running(SurrealServer()) as server:
         yield server
+
+
+@pytest.fixture
+async def pools() -> AsyncIterator[list[Pool]]:
+    """Pools that are closed after the test, with no worker left."""
+    made: list[Pool] = []
+    yield made
+    for pool in made:
+        await pool.close()
+        assert pool.workers == 0

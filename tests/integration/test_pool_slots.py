@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mer.core.errors import Busy, DeadlineExceeded
 from mer.core.specs import Batch, Limits, Workers
 from mer.meal.local import LocalHost
-from mer.meal.plan import WorkerPlan
 from mer.meal.pool import Pool
 from mer_worker.tensors import encode
+from tests.support.pools import pid_of, pool_of
 from tests.support.workers import alive, local_host, plan_of, soon, until
 
 SOURCE = """
@@ -34,26 +32,6 @@ SOURCE = """
 @pytest.fixture
 def host(tmp_path: Path) -> LocalHost:
     return local_host(tmp_path)
-
-
-@pytest.fixture
-async def pools() -> AsyncIterator[list[Pool]]:
-    made: list[Pool] = []
-    yield made
-    for pool in made:
-        await pool.close()
-        assert pool.workers == 0
-
-
-def pool_of(pools: list[Pool], **given: Any) -> Pool:
-    pools.append(Pool(**given))
-    return pools[-1]
-
-
-async def pid_of(pool: Pool, host: LocalHost, plan: WorkerPlan, **inputs: Any) -> int:
-    async with pool.worker(host, plan) as session:
-        answer: int = (await session.infer(encode(inputs))).outputs["pid"]
-        return answer
 
 
 async def test_callers_share_a_worker_as_far_as_its_slots_go(
