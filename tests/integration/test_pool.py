@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -202,6 +203,22 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path, host, pools):
         await call
     await until(lambda: pool.workers == 0)
     assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_who_gives_up_a_load_that_others_wait_for_does_not_end_it(tmp_path, host, pools, slots):
+    count = tmp_path / "starts"
+    source = f"import time\nopen({str(count)!r}, 'a').write('x')\ntime.sleep(0.7)\n{textwrap.dedent(WHO)}"
+    pool, plan = pool_of(pools, max_workers=1), plan_of(tmp_path / "m", source, concurrency=slots)
+    hasty = asyncio.ensure_future(pid_of(pool, host, plan))
+    await asyncio.sleep(0.05)
+    patient = asyncio.ensure_future(pid_of(pool, host, plan))
+    await until(count.exists)
+    hasty.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hasty
+    assert await patient == await pid_of(pool, host, plan)
+    assert count.read_text() == "x"
 
 
 async def test_closing_fails_who_runs_and_who_waits(tmp_path, host, pools):

@@ -84,8 +84,7 @@ async def test_a_second_worker_that_cannot_be_started_leaves_the_first_one_to_it
     (tmp_path / "m" / "full").touch()
     first = asyncio.ensure_future(pid_of(pool, host, plan, sleep=1.5))
     await asyncio.sleep(0.05)
-    with pytest.raises(WorkerLost, match="died 3 times while loading"):
-        await pid_of(pool, host, plan)
+    assert await pid_of(pool, host, plan) == pid  # and its caller, too, to that one
     assert await first == pid
     assert await pid_of(pool, host, plan) == pid
     assert await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.1) for _ in range(3))) == [pid] * 3
@@ -93,6 +92,30 @@ async def test_a_second_worker_that_cannot_be_started_leaves_the_first_one_to_it
     await until(lambda: not alive(pid))
     with pytest.raises(WorkerLost, match="not tried again for"):
         await until_lost(pool, host, plan)
+
+
+async def test_one_whose_load_fails_leaves_its_caller_to_the_others_and_is_not_started_again_at_once(
+    tmp_path: Path, host: LocalHost, pools: list[Pool]
+) -> None:
+    source = """
+        import os, time
+        here = os.path.dirname(__file__)
+        def load():
+            with open(os.path.join(here, "starts"), "a") as starts:
+                starts.write("x")
+            if os.path.exists(os.path.join(here, "full")):
+                raise MemoryError("no room on the device")
+            def handle(inputs):
+                time.sleep(inputs.get("sleep", 0))
+                return {"pid": os.getpid()}
+            return handle
+    """
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", source, workers=Workers(max=2))
+    pid = await pid_of(pool, host, plan)
+    (tmp_path / "m" / "full").touch()
+    pids = await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.3) for _ in range(4)))
+    assert set(pids) == {pid}
+    assert (tmp_path / "m" / "starts").read_text() == "xx"
 
 
 async def until_lost(pool: Pool, host: LocalHost, plan: WorkerPlan) -> None:

@@ -30,8 +30,12 @@ class Crew:
         histories: Histories,
         clock: Callable[[], float],
         freed: Callable[[], None],
+        wanted: Callable[[Key], bool],
     ) -> None:
-        """Keep an idle worker for `idle_seconds`; call `freed` when a slot, or room for a worker, has become free."""
+        """Keep an idle worker for `idle_seconds`; call `freed` when a slot, or room for a worker, has become free.
+
+        `wanted` tells whether somebody waits for a worker of a key.
+        """
         self.max_workers = max_workers
         """How many there may be altogether."""
         self.workers: list[PooledWorker] = []
@@ -42,6 +46,7 @@ class Crew:
         self._histories = histories
         self._clock = clock
         self._freed = freed
+        self._wanted = wanted
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -99,23 +104,36 @@ class Crew:
     # --- the beginning of a worker
 
     async def started(self, worker: PooledWorker, on_log: LogCallback | None) -> Session:
-        """Return the worker's session once it is loaded: a task does it, so that `close` can end it on the way."""
+        """Return the worker's session once it is loaded: a task does it, so that `close` can end it on the way.
+
+        A caller who gives up ends it too, unless others wait for what it loads.
+        """
         worker.starting = task = asyncio.get_running_loop().create_task(self._start(worker, on_log))
         try:
-            return await task
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if worker.closing and caller is not None and not caller.cancelling():
                 raise WorkerLost("the pool was closed") from None
+            if not (worker.closing or self._wanted(worker.key)):
+                task.cancel()
             raise
+
+    def others(self, worker: PooledWorker) -> bool:
+        """Whether other workers, which are loaded, serve the callers of this one."""
+        return not self.closed and any(
+            other.key == worker.key and other.session is not None and other.counts for other in self.workers
+        )
 
     async def _start(self, worker: PooledWorker, on_log: LogCallback | None) -> Session:
         if wait := self._histories.wait(worker.key):
             await asyncio.sleep(wait)
         try:
             session = await start(worker.host, worker.plan, arrays=worker.plan.spec.arrays, on_log=on_log)
-        except WorkerLost as error:
-            self._histories.remember(worker.key, refused=error)
+        except MerError as error:
+            # beside others that serve, a further one would be short of the same as this one: memory of a GPU, perhaps
+            if isinstance(error, WorkerLost) or self.others(worker):
+                self._histories.remember(worker.key, refused=error)
             raise
         worker.session = session
         session.when_lost(lambda: self._lost(worker))
@@ -157,7 +175,10 @@ class Crew:
 
     def give_back(self, worker: PooledWorker) -> None:
         """Take back a slot, once nothing runs there any more."""
-        session = worker.session
+        session, starting = worker.session, worker.starting
+        if starting is not None and not (starting.done() or starting.cancelling() or worker.closing):
+            self._spawn(self._land(worker, starting))  # others wait for what it loads
+            return
         lost = self.closed or session is None or session.lost is not None
         if not lost and session is not None and session.busy and worker.slots == 1:
             self._spawn(self._settle(worker, session))  # a cancelled request is still being stopped
@@ -175,6 +196,14 @@ class Crew:
                 elif worker.idle and self._timer is None:
                     self._set_timer()
         self._freed()
+
+    async def _land(self, worker: PooledWorker, starting: asyncio.Task[Session]) -> None:
+        await asyncio.wait((starting,))
+        if not starting.cancelled():
+            starting.exception()  # whoever waits starts another one, and is told
+        if worker.session is not None and not worker.listeners:
+            worker.session.on_log = None  # he who has gone hears no more
+        self.give_back(worker)
 
     async def _settle(self, worker: PooledWorker, session: Session) -> None:
         await session.settled()
@@ -204,7 +233,8 @@ class Crew:
     async def _close(self, worker: PooledWorker) -> None:
         try:
             if worker.starting is not None and not worker.starting.done():
-                worker.starting.cancel()
+                if not worker.starting.cancelling():  # a second one would break off how the first one cleans up
+                    worker.starting.cancel()
                 await asyncio.wait((worker.starting,))
             if worker.session is not None:
                 await worker.session.close()

@@ -59,6 +59,7 @@ class Pool:
             histories=self._histories,
             clock=clock,
             freed=self._next,
+            wanted=self._wanted,
         )
 
     @contextlib.asynccontextmanager
@@ -86,10 +87,18 @@ class Pool:
         key = _key(host, plan, owner)
         worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future(), session))
         queued = self._clock()
+        while worker.session is None:
+            try:
+                await self._crew.started(worker, on_log)
+            except BaseException as error:
+                self.give_back(worker)
+                if not isinstance(error, MerError) or not self._crew.others(worker):
+                    raise
+                waiter = Waiter(key, host, plan, asyncio.get_running_loop().create_future())
+                worker = await self._turn(waiter, first=True)
+                queued = self._clock()
+        session = worker.session
         try:
-            session = worker.session
-            if session is None:
-                session = await self._crew.started(worker, on_log)
             worker.listen(on_log)
             if timings is not None:
                 timings["queue_us"] = int(1e6 * (queued - began))
@@ -166,16 +175,20 @@ class Pool:
 
     # --- whose turn it is
 
-    async def _turn(self, waiter: Waiter) -> PooledWorker:
-        """Return a worker of this key, or room for one to be started, in the order in which callers came."""
+    async def _turn(self, waiter: Waiter, *, first: bool = False) -> PooledWorker:
+        """Return a worker of this key, or room for one to be started, in the order in which callers came.
+
+        `first`: he has waited before, and comes before all others.
+        """
         self._check(waiter.key)
         if not self._waiting and waiter.session is None:
             free = self._crew.free(waiter.key)
             if free is not None:  # the shortest way of all: warm, and nobody before him
                 free.take()
                 return free
-        self.require_room()
-        self._waiting.append(waiter)
+        if not first:
+            self.require_room()
+        self._waiting.insert(0 if first else len(self._waiting), waiter)
         self._next()
         try:
             return await waiter.turn
@@ -185,6 +198,10 @@ class Pool:
             elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 self._crew.give_back(waiter.turn.result())  # it was his turn just now
             raise
+
+    def _wanted(self, key: Key) -> bool:
+        """Whether somebody waits for a worker of this key."""
+        return any(waiter.key == key and not waiter.turn.done() for waiter in self._waiting)
 
     def _check(self, key: Key) -> None:
         if self._crew.closed:
