@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a database is imported when one is opened
     from mer.api import Mer
     from mer.core.actor import Actor, Via
+    from mer.core.records import Server
     from mer.dal.base import Store
+    from mer.meal.host import Host
     from mer.settings import Settings
 
 
@@ -79,7 +81,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     from mer.execution.sealing import Sealing
     from mer.execution.streaming import Streaming
     from mer.execution.workplaces import Workplaces
-    from mer.faces.render.files import write_trace
+    from mer.faces.render.files import require_writable, write_trace
+    from mer.meal.hosts import Hosts
     from mer.meal.local import LocalHost
     from mer.meal.pool import Pool
     from mer.registry.changes import Changes
@@ -97,18 +100,20 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
     resolver = Resolver(store, monotonic=monotonic)
     changes = Changes(store, recorder, allowed=settings.allow_changes, changed=resolver.forget)
     content = ContentStore(settings.state_folder / "content")
-    hosts = {
-        ServerKind.LOCAL: LocalHost(
-            scratch_folder=settings.state_folder / "scratch",
-            cache_folder=settings.state_folder / "cache",
-            memory_bytes=settings.shared_memory << 20,
-        )
-    }
+    local = LocalHost(
+        scratch_folder=settings.state_folder / "scratch",
+        cache_folder=settings.state_folder / "cache",
+        memory_bytes=settings.shared_memory << 20,
+    )
+    hosts = Hosts({ServerKind.LOCAL: lambda _: local, ServerKind.SSH: _ssh_host})
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
     leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
     pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
-    trace = Trace() if settings.trace else None
+    trace = None
+    if settings.trace is not None:
+        require_writable(settings.trace)  # now, not after an evening's runs
+        trace = Trace()
     audit = Records(recorder=recorder, leases=leases, finishes=finishes, record_model_log=settings.record_model_log)
     executor = Executor(
         store=store,
@@ -132,6 +137,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
         closing.push_async_callback(audit.close)
         closing.push_async_callback(sealing.close)
         closing.push_async_callback(streaming.close)
+        closing.push_async_callback(hosts.aclose)
         closing.push_async_callback(pool.close)
         if not settings.auditor:  # who may only read
             await ensure_local(store, clock=clock)
@@ -159,6 +165,18 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
             ),
             drivers=Drivers(store),
         )
+
+
+def _ssh_host(server: Server) -> Host:
+    from mer.meal.ssh.connection import (
+        Connection,
+        Target,
+    )  # asyncssh takes 145 ms: only who leaves this machine waits for it
+    from mer.meal.ssh.host import SshHost
+
+    known = server.parameters
+    target = Target(name=server.name, address=known["address"], user=known.get("user"), port=known.get("port"))
+    return SshHost(server.name, Connection(target), python=known.get("python"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Starts a worker: frames on fds 0 and 1, the log on fd 2, the control channel on an inherited descriptor.
 
--m mer_worker [--control-fd N] [--memory-fds DRIVER,WORKER] [--scratch FOLDER]
+-m mer_worker [--control-fd N] [--memory-fds DRIVER,WORKER] [--scratch FOLDER] [--cache FOLDER]
+
+With a cache it is alone on a far host: it keeps there what it is sent by digest, and at its end it takes away itself what it
+has left, since no driver of that machine can.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ def main() -> None:
     import site
     import sys
 
+    from mer_worker.control import Ending
     from mer_worker.loop import Worker
     from mer_worker.orphans import VARIABLE
 
@@ -32,7 +36,10 @@ def main() -> None:
         memory=None if memory is None else [int(number) for number in memory.split(",")],
     )
     sys.argv[:] = ["mer-worker"]  # a model that parses arguments finds none of ours
-    sys.exit(worker.run())
+    status = worker.run()
+    if "--cache" in arguments:
+        Ending(os.environ.get(VARIABLE, ""), arguments.get("--scratch", "")).now(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Ending:
         self._marker = marker
         self._scratch = scratch
 
-    def now(self) -> None:
+    def now(self, status: int = 1) -> None:
         """End this process and its children, without a word to the main thread."""
         try:
             if self._marker:
@@ -159,7 +159,7 @@ class Ending:
                 import shutil
 
                 shutil.rmtree(self._scratch, ignore_errors=True)
-            if os.getpgrp() == os.getpid():  # else the group is somebody else's
+            if status and os.getpgrp() == os.getpid():  # else the group is somebody else's
                 kill_group(os.getpid())
         finally:
-            os._exit(1)
+            os._exit(status)

@@ -91,6 +91,10 @@ class ContentStore:
             # whoever held the lock before us may have unpacked this one
             return self._trees.find(identifier, files) or self._trees.build(identifier, files)
 
+    def manifest(self, identifier: Digest) -> Path:
+        """Return the file of a package's MANIFEST. Raises: ContentMissing, DigestMismatch."""
+        return self._manifests.find(identifier)
+
     def add_weights(self, path: Path) -> WeightsList:
         """Bring in the tensors of a `.safetensors`, `.npz` or `.npy` file, or of a folder of them; never whole in memory.
 

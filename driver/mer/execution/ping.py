@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from mer.core.errors import ConfigurationError, MerError
-from mer.core.records import LOCAL, ServerKind
+from mer.core.errors import MerError
 from mer.dal.base import Store
 from mer.execution.workplaces import Workplaces
-from mer.meal.host import Host
+from mer.meal.hosts import Hosts
 from mer.meal.pool import Pool
 from mer.registry.resolve import Resolver
 
@@ -37,7 +36,7 @@ class Ping:
         resolver: Resolver,
         workplaces: Workplaces,
         pool: Pool,
-        hosts: Mapping[ServerKind, Host],
+        hosts: Hosts,
         monotonic: Callable[[], float],
     ) -> None:
         self._store = store
@@ -52,10 +51,7 @@ class Ping:
         server = await self._store.servers.get(name)
         steps: list[Step] = []
         async with self._step("host", steps) as found:
-            host = self._hosts.get(server.kind)
-            if host is None:
-                raise ConfigurationError(f"this version of MER reaches the server {LOCAL} only")
-            probe = await host.probe()
+            probe = await self._hosts.of(server).probe()
             found.append(f"{probe.address}: {probe.python}, Python {probe.version}")
         return steps
 

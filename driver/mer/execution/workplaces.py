@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import msgspec
 
 from mer.content.store import ContentStore
-from mer.core.errors import ConfigurationError
-from mer.core.records import ServerKind
 from mer.meal.host import Host
+from mer.meal.hosts import Hosts
 from mer.meal.pool import WeightFile, WorkerPlan
 from mer.registry.resolve import Candidate
 
@@ -28,7 +26,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 class Workplaces:
     """Finds the host of a candidate and the content of its version, before anything is started."""
 
-    def __init__(self, hosts: Mapping[ServerKind, Host], content: ContentStore, *, load_seconds: float) -> None:
+    def __init__(self, hosts: Hosts, content: ContentStore, *, load_seconds: float) -> None:
         self._hosts = hosts
         self._content = content
         self._load_seconds = load_seconds
@@ -39,14 +37,9 @@ class Workplaces:
 
         Raises:
             ContentMissing, DigestMismatch: the package or the weights are not (whole) in the content store.
-            ConfigurationError: this version of MER cannot reach such a server.
+            ConfigurationError: such a server cannot be reached from here.
         """
-        host = self._hosts.get(candidate.server.kind)
-        if host is None:
-            raise ConfigurationError(
-                f"the server {candidate.server.name} is of kind {candidate.server.kind.value}: this version of MER runs"
-                " models on the local server only"
-            )
+        host = self._hosts.of(candidate.server)
         key = (candidate.server.id, candidate.version.model, candidate.version.number)
         plan = self._plans.get(key)
         if plan is None:
@@ -62,6 +55,8 @@ class Workplaces:
             key=f"{candidate.server.name}/{version.model}:{version.number}",
             spec=version.spec,
             package=self._content.tree(version.package) if version.package else None,
+            package_id=version.package,
+            manifest=self._content.manifest(version.package) if version.package else None,
             weights=self._weights(candidate),
             load_seconds=version.spec.limits.load_seconds or self._load_seconds,
         )
@@ -70,6 +65,6 @@ class Workplaces:
         if candidate.version.weights is None:
             return None
         return tuple(
-            WeightFile(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, path=tensor.path)
+            WeightFile(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, path=tensor.path, digest=tensor.digest)
             for tensor in self._content.weights(candidate.version.weights).tensors
         )

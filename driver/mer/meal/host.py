@@ -10,9 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from mer.meal.memory import WorkerMemory
+
+if TYPE_CHECKING:  # a session is a stream's receiver, and knows this module
+    from mer.meal.plan import WorkerPlan
+    from mer.meal.session import Session
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -132,6 +136,23 @@ class Host(ABC):
     @abstractmethod
     async def kill(self, launch: Launch) -> None:
         """End whatever is left of a worker whose stream is gone."""
+
+    @property
+    def host_key(self) -> str | None:
+        """The fingerprint of the key by which the machine was known when it was last reached; None where it needs none."""
+        return None
+
+    async def stage(self, session: Session, plan: WorkerPlan, *, deadline: float) -> dict[str, Any]:
+        """Bring there what the version needs and the host lacks, and return the head of its load frame.
+
+        `deadline` is loop time. On this machine the worker reads the files where they are.
+
+        Raises:
+            ServerUnreachable, WorkerLost, DeadlineExceeded: it went away meanwhile, or took too long.
+            ContentError: what came there is not what was sent, or has no room.
+        """
+        del session, deadline
+        return plan.fields()
 
     async def aclose(self) -> None:  # noqa: B027 - a host that holds nothing has nothing to free
         """Free what the host holds; its workers have ended before."""

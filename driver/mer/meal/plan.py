@@ -20,6 +20,8 @@ class WeightFile:
     dtype: str
     shape: tuple[int, ...]
     path: Path
+    digest: str | None = None
+    """sha256 of the file, for a host that has it by its digest; None: only hosts that read the path can load it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,10 @@ class WorkerPlan:
     spec: VersionSpec
     package: Path | None
     """The folder of the unpacked carton; None for a command that the host already has."""
+    package_id: str | None = None
+    """The sha256 of the package's MANIFEST; None where it is a plain folder of the author's."""
+    manifest: Path | None = None
+    """The file of that MANIFEST: a line `path=sha256` for each file of the package."""
     model_folder: Path | None = None
     """Where the author's files are, if not in the package's `model`."""
     weights: tuple[WeightFile, ...] | None = None

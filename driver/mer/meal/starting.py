@@ -49,8 +49,9 @@ async def start_once(
     session.ladder.in_order = plan.spec.concurrency == 1
     try:
         _require_limits(session, plan)
+        fields = await host.stage(session, plan, deadline=deadline)
         with span("load"):
-            await session.load(plan.fields(), deadline=deadline, on_log=on_log)
+            await session.load(fields, deadline=deadline, on_log=on_log)
     except BaseException:
         await asyncio.shield(session.close(grace=0.0))
         raise

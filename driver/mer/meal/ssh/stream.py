@@ -1,0 +1,254 @@
+"""A stream over one SSH channel: the worker's stdin, stdout and stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable
+
+import asyncssh
+
+from mer.meal.host import Bytes, Receiver, Stream
+from mer.meal.memory import WorkerMemory
+
+WINDOW = 32 << 20
+"""Bytes that may be on their way here: at 50 ms of delay a window of 2 MiB holds a channel to 20 MiB/s, this one to 270."""
+
+HIGH_WATER = 1 << 20
+"""Bytes kept by a stream beyond which the next writer waits, as for pipes."""
+
+PIECE = 64 << 10
+"""Bytes handed to the channel at a time: it copies what it is given, and cuts packets of 32 KiB from the copy."""
+
+CHANNEL_HIGH = 256 << 10
+"""Bytes that the channel may keep beyond the other side's window."""
+
+CLOSING_SECONDS = 5.0
+"""What the end of a channel may take: the other side has to agree to it, and it may be gone."""
+
+
+class ChannelSession(asyncssh.SSHClientSession[bytes]):
+    """What asyncssh tells of a channel, kept until somebody receives it."""
+
+    def __init__(self) -> None:
+        self.channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self.status: int | None = None
+        self.ended = asyncio.Event()
+        """The channel is closed, or the connection is gone."""
+        self.error: Exception | None = None
+        """What the connection was lost by."""
+        self.take: Callable[[bytes], None] = self._keep
+        self.take_log: Callable[[bytes], None] = self._keep_log
+        self.output_ended: Callable[[], None] = lambda: None
+        self.closed: Callable[[], None] = lambda: None
+        self.resumed: Callable[[], None] = lambda: None
+        self.paused = False
+        self.kept: list[bytes] = []
+        self.kept_log: list[bytes] = []
+        self.arrived = asyncio.Event()
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self.channel = chan
+        chan.set_write_buffer_limits(high=CHANNEL_HIGH, low=CHANNEL_HIGH // 4)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype is None:
+            self.take(data)
+        else:
+            self.take_log(data)
+
+    def eof_received(self) -> bool:
+        self.output_ended()
+        return True  # what is being written is still of use
+
+    def exit_status_received(self, status: int) -> None:
+        self.status = status
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:  # noqa: ARG002 - theirs
+        number = getattr(__import__("signal"), f"SIG{signal}", None)
+        self.status = -int(number) if number else None
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.error = exc
+        self.ended.set()
+        self.arrived.set()
+        self.closed()
+
+    def _keep(self, data: bytes) -> None:
+        self.kept.append(data)
+        self.arrived.set()
+
+    def _keep_log(self, data: bytes) -> None:
+        self.kept_log.append(data)
+
+
+class ChannelStream:
+    """A worker on a far host. Its control frames travel in the same stream, and there is no memory to share."""
+
+    control: Stream | None = None
+    memory: WorkerMemory | None = None
+    without_memory = "the worker is on another machine"
+
+    def __init__(
+        self, session: ChannelSession, first: bytes, log: bytes, *, clean_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Go on with a channel on which a worker has begun to speak, by `first`; `log` is what came before and beside it.
+
+        `clean_up` ends what the worker leaves behind, over another channel.
+        """
+        assert session.channel is not None
+        self._session = session
+        self._channel = session.channel
+        self._first = first
+        self._log = log
+        self._clean_up = clean_up
+        self._cleaning: asyncio.Task[None] | None = None
+        self._receiver: Receiver | None = None
+        self._waiting: collections.deque[memoryview] = collections.deque()
+        self._kept = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._killed = False
+
+    @property
+    def status(self) -> int | None:
+        """The worker's exit status, where it is known; negative: a signal."""
+        return self._session.status
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to receive."""
+        session, self._receiver = self._session, receiver
+        if self._log:
+            receiver.log(self._log)
+        session.take, session.take_log = self._take, receiver.log
+        session.resumed, session.closed = self._flush, self._closed
+        first, self._first = self._first, b""
+        self._take(first)
+        for data in session.kept:
+            self._take(data)
+        session.kept.clear()
+        if session.ended.is_set():
+            self._closed()
+
+    def write(self, *pieces: Bytes) -> bool:
+        """Send what the channel takes, and keep the rest by reference."""
+        if self._session.ended.is_set() or self._killed:
+            return True
+        for piece in pieces:
+            view = memoryview(piece).cast("B") if type(piece) is memoryview else memoryview(piece)
+            self._waiting.append(view)
+            self._kept += len(view)
+        self._flush()
+        return self._kept < HIGH_WATER
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Send one small frame."""
+        return self.write(frame)
+
+    async def drain(self, most: int = HIGH_WATER - 1) -> None:
+        """Wait until no more than `most` bytes are kept."""
+        while self._kept > most and not self._session.ended.is_set():
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)  # several may wait for it
+
+    async def flush(self) -> None:
+        """Wait until nothing is kept by reference."""
+        await self.drain(0)
+
+    async def close(self, grace: float) -> int | None:
+        """End the worker by the end of its input; what is left of it after `grace` seconds, by a second channel."""
+        self._drop()
+        if not self._session.ended.is_set():
+            self._channel.write_eof()
+            if not await self._end(grace):
+                self._killed = True
+                await self._swept()
+                self._channel.abort()
+                await self._end(CLOSING_SECONDS)
+        if self._cleaning is not None:
+            await asyncio.shield(self._cleaning)
+        return self.status
+
+    def kill(self) -> None:
+        """Close the channel: the worker's input ends, by which it ends itself and what it forked; then sweep."""
+        self._killed = True
+        self._drop()
+        self._sweep()
+        self._channel.abort()
+
+    def _take(self, data: bytes) -> None:
+        receiver, view = self._receiver, memoryview(data)
+        assert receiver is not None
+        while view:
+            room = receiver.get_buffer()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            receiver.buffer_updated(count)
+            view = view[count:]
+
+    def _flush(self) -> None:
+        """Hand on to the channel, a piece at a time, until it has enough."""
+        waiting, session = self._waiting, self._session
+        while waiting and not session.paused:
+            view = waiting[0]
+            piece = view[:PIECE]
+            if len(piece) == len(view):
+                waiting.popleft()
+            else:
+                waiting[0] = view[PIECE:]
+            self._kept -= len(piece)
+            if session.ended.is_set():
+                return
+            self._channel.write(piece)  # it copies any bytes-like object
+        if self._drained is not None and self._kept < HIGH_WATER:
+            self._wake()
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._kept = 0
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+    async def _end(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._session.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _closed(self) -> None:
+        self._drop()
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if self.status != 0:
+            self._sweep()
+        receiver.ended(self._reason())
+
+    def _reason(self) -> str:
+        from mer.meal.pipes import describe
+
+        if self._session.error is not None:
+            return f"cannot be reached any more: {self._session.error}"
+        return describe(self.status)
+
+    def _sweep(self) -> None:
+        if self._cleaning is None:
+            self._cleaning = self._loop.create_task(self._swept(), name="sweeping a far worker")
+
+    async def _swept(self) -> None:
+        await self._clean_up()

@@ -1,0 +1,144 @@
+"""The first thing that runs on a far host: finds or installs the worker in a cache folder of its own, and becomes it.
+
+It is sent as one argument of `python3 -c`, and runs under whatever `python3` is there, an ancient one too: so it is written
+in what every Python since 2.7 reads, and says by itself that it is too old. Its own argument is a task in JSON and Base64, so
+that no shell finds anything in it to expand. What it has to say comes behind a mark of eight bytes, since a login shell may
+have printed before: NEED, then the driver sends the worker's archive; or FAIL and a line of JSON. The worker's own preamble is
+the third mark.
+"""
+
+import json
+import os
+import stat
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict  # noqa: F401 - in comments, as 2.7 has no annotations
+
+NEED = b"\x89MEN\r\n\x1a\n"
+FAIL = b"\x89MEX\r\n\x1a\n"
+OLDEST = (3, 9)
+NEWEST = 20  # of the 3.x that are looked for where `python3` itself is too old
+
+
+class Refused(Exception):
+    """The worker cannot be started here."""
+
+    def __init__(self, step, message):  # type: (str, str) -> None
+        super(Refused, self).__init__(message)
+        self.step = step
+
+
+def main(task):  # type: (Dict[str, Any]) -> None
+    """Become the worker that the task describes."""
+    try:
+        if sys.version_info[:2] < OLDEST:
+            newer(task)
+        try:
+            os.umask(0o077)
+            cache = folder(cache_folder(task))
+            code = os.path.join(folder(os.path.join(cache, "worker")), task["digest"])
+            if not os.path.isdir(code):
+                install(code, task)
+            environment = {
+                name: value
+                for name, value in os.environ.items()
+                if name in task["allowed"] or name.startswith(task["prefix"])
+            }
+            environment.update(task["environment"])
+            arguments = ["--cache", cache]
+            if task["scratch"]:
+                scratch = folder(os.path.join(folder(os.path.join(cache, "scratch")), task["scratch"]))
+                arguments += ["--scratch", scratch]
+                environment["TMPDIR"] = scratch
+                os.chdir(scratch)
+            compiled = folder(os.path.join(cache, "pycache"))
+            environment["PYTHONPYCACHEPREFIX"] = compiled
+        except (IOError, OSError) as error:
+            raise Refused("cache", "%s: %s" % (getattr(error, "filename", None) or "the cache folder", error.strerror))
+        argv = [sys.executable, "-E", "-S", "-X", "pycache_prefix=" + compiled, "-c", task["start"], code]
+        os.execve(sys.executable, argv + task["arguments"] + arguments, environment)
+    except Refused as refused:
+        said = {"step": refused.step, "message": str(refused), "python": sys.executable}
+        os.write(1, FAIL + json.dumps(said).encode("ascii") + b"\n")
+        sys.exit(1)
+
+
+def newer(task):  # type: (Dict[str, Any]) -> None
+    """Go on under another interpreter of this host, one that is new enough. Raises: Refused (there is none)."""
+    if task["search"]:
+        folders = os.environ.get("PATH", os.defpath).split(os.pathsep) + ["/usr/local/bin", "/usr/bin"]
+        for minor in range(NEWEST, OLDEST[1] - 1, -1):
+            for place in folders:
+                found = os.path.join(place, "python3.%d" % minor)
+                if os.path.isabs(found) and os.access(found, os.X_OK):
+                    os.execv(found, [found, "-E", "-S", "-c", task["again"]] + sys.argv[1:])
+    found = "%s is Python %d.%d" % (sys.executable or "python", sys.version_info[0], sys.version_info[1])
+    raise Refused("interpreter", "%s: the worker needs %d.%d or newer" % (found, OLDEST[0], OLDEST[1]))
+
+
+def cache_folder(task):  # type: (Dict[str, Any]) -> str
+    """Return where everything of ours is kept on this host. Raises: Refused."""
+    home = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(home):
+        home = os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(home):
+        raise Refused("cache", "this user has no home")
+    real = os.path.realpath(home)
+    for shared in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - they are refused
+        if (real == shared or real.startswith(shared + "/")) and not task["shared_cache"]:
+            raise Refused("cache", "%s lies in %s, which is everybody's" % (home, shared))
+    if not os.path.isdir(home):
+        os.makedirs(home, 0o700)
+    return os.path.join(home, "mer-worker")
+
+
+def folder(path):  # type: (str) -> str
+    """Return a folder that is ours alone, and make it where there is none. Raises: OSError, Refused."""
+    try:
+        os.mkdir(path, 0o700)
+    except OSError:
+        if not os.path.lexists(path):
+            raise
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise Refused("cache", "%s is no folder" % path)
+    if found.st_uid != os.geteuid():
+        raise Refused("cache", "%s belongs to user %d" % (path, found.st_uid))
+    if found.st_mode & 0o077:
+        raise Refused("cache", "%s is open to others (mode %o): chmod 700 it" % (path, found.st_mode & 0o777))
+    return path
+
+
+def install(code, task):  # type: (str, Dict[str, Any]) -> None
+    """Ask for the worker's archive and unpack it, whole or not at all. Raises: OSError, Refused."""
+    import hashlib
+    import shutil
+    import zlib
+
+    os.write(1, NEED)
+    pieces, left = [], task["size"]
+    while left:
+        piece = os.read(0, min(left, 1 << 16))
+        if not piece:
+            raise Refused("worker", "the connection ended while the worker was sent")
+        pieces.append(piece)
+        left -= len(piece)
+    archive = b"".join(pieces)
+    if hashlib.sha256(archive).hexdigest() != task["digest"]:
+        raise Refused("worker", "what came is not what was sent")
+    making = "%s.%d" % (code, os.getpid())
+    shutil.rmtree(making, ignore_errors=True)  # of a process that had this number before
+    try:
+        for name, text in json.loads(zlib.decompress(archive).decode("utf-8")).items():
+            place = os.path.join(making, name)
+            if not os.path.isdir(os.path.dirname(place)):
+                os.makedirs(os.path.dirname(place), 0o700)
+            with open(place, "wb") as file:
+                file.write(text.encode("utf-8"))
+        os.rename(making, code)
+    except (IOError, OSError):
+        shutil.rmtree(making, ignore_errors=True)
+        if not os.path.isdir(code):  # else another one has installed it meanwhile
+            raise

@@ -1,0 +1,158 @@
+"""A private OpenSSH server on a free loopback port, with a host key and a user key of its own.
+
+Its users are those of the system: the one that runs the tests logs in as himself. Where there is no sshd, `available()` is
+False and the tests that need one say so.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+
+CONFIG = """
+Port {port}
+ListenAddress {host}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/authorized_keys
+PidFile {folder}/sshd.pid
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PubkeyAuthentication yes
+PrintMotd no
+LogLevel VERBOSE
+Subsystem sftp internal-sftp
+AcceptEnv MER_TEST_*
+{more}
+"""
+
+
+def program() -> str | None:
+    """Return the path of an OpenSSH server; None where there is none."""
+    return shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+def available() -> bool:
+    return program() is not None
+
+
+@dataclass
+class Sshd:
+    """The server. `environment` is what the far sessions get set (by `SetEnv`)."""
+
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    more: str = ""
+    """Further lines of its configuration."""
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def user(self) -> str:
+        return getpass.getuser()
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "user_key"
+
+    @property
+    def host_key(self) -> Path:
+        return self.folder / "host_key.pub"
+
+    @property
+    def known_hosts_line(self) -> str:
+        return f"[{HOST}]:{self.port} {' '.join(self.host_key.read_text().split()[:2])}\n"
+
+    def prepare(self) -> None:
+        """Make its keys."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        for name in ("host_key", "user_key"):
+            if not (self.folder / name).exists():
+                subprocess.run(
+                    ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.folder / name)],
+                    check=True,
+                )
+        if not (self.folder / "authorized_keys").exists():
+            shutil.copy(self.folder / "user_key.pub", self.folder / "authorized_keys")
+
+    def start(self) -> None:
+        """Start it, on the port that it had before."""
+        self.prepare()
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation wants it
+        if not self.port:
+            with socket.socket() as free:
+                free.bind((HOST, 0))
+                self.port = free.getsockname()[1]
+        lines = self.more
+        if self.environment:
+            lines += "\nSetEnv " + " ".join(f'{name}="{value}"' for name, value in self.environment.items())
+        config = self.folder / "sshd_config"
+        config.write_text(CONFIG.format(port=self.port, host=HOST, folder=self.folder, more=lines))
+        found = program()
+        assert found is not None
+        self.process = subprocess.Popen(
+            [found, "-D", "-f", str(config), "-E", str(self.folder / "log")], start_new_session=True
+        )
+        for _ in range(200):
+            with socket.socket() as trying:
+                if trying.connect_ex((HOST, self.port)) == 0:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"sshd did not start:\n{(self.folder / 'log').read_text()}")
+
+    def stop(self) -> None:
+        """Stop listening, and cut every connection: each one is a process of its own, in the server's session."""
+        if self.process is not None:
+            for pid in self.connections():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def connections(self) -> list[int]:
+        """Return the processes that serve connections."""
+        assert self.process is not None
+        found, left = [], [self.process.pid]
+        while left:
+            children = subprocess.run(
+                ["pgrep", "-P", ",".join(map(str, left)), "-x", "sshd.*"], capture_output=True, text=True
+            ).stdout
+            left = [int(pid) for pid in children.split()]
+            found += left
+        return found
+
+    def options(self) -> dict[str, Any]:
+        """Return what asyncssh.connect needs beside address, port and user, for who trusts the server already."""
+        known = self.folder / "known_hosts"
+        known.write_text(self.known_hosts_line)
+        return {"client_keys": [str(self.key)], "known_hosts": str(known), "config": None, "agent_path": None}
+
+
+@contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Sshd]:
+    """Give a server that runs."""
+    server = Sshd(folder, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
