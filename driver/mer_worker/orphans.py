@@ -15,7 +15,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Optional
+    from typing import Any, Optional
 
 VARIABLE = "MER_WORKER"
 
@@ -40,6 +40,18 @@ def sweep(marker: str, leader: int) -> int:
         killed += len(handles)
         _wait(handles)
     return killed
+
+
+def swept(cache: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """End what the workers with these `markers` left on this host, and remove their folders (a task of mer_worker.far)."""
+    import shutil
+
+    killed = 0
+    for marker in map(str, fields["markers"]):
+        if marker.isalnum():  # it names a folder
+            killed += sweep(marker, 0)
+            shutil.rmtree(os.path.join(cache, "scratch", marker), ignore_errors=True)
+    return {"killed": killed}
 
 
 def kill_group(leader: int, number: int = signal.SIGKILL) -> None:
