@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 
-from mer_worker.wire import MAX_ERROR_TEXT, Kind, WireError, frame
+from mer_worker.wire import MAX_ERROR_TEXT, U32, Kind, WireError, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Optional
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -61,14 +62,21 @@ def traceback_of(error: BaseException) -> Optional[str]:
     return "".join(traceback.format_exception(type(error), error.with_traceback(step), step))
 
 
-def error_frame(failure: Failure, request: int) -> bytes:
-    """Return the frame that says so; texts are cut in the middle at their cap."""
+def error_frame(
+    failure: Failure, request: int, *, number: int = 0, meta: Optional[Mapping[str, object]] = None
+) -> bytes:
+    """Return the frame that says so; texts are cut in the middle at their cap.
+
+    `number` is how many microseconds the handler ran before, 0 where it did not; `meta` as of a result.
+    """
     fields: dict[str, object] = {"kind": failure.kind, "code": failure.code, "message": _cut(failure.message)}
     if failure.traceback:
         fields["traceback"] = _cut(failure.traceback)
     if failure.ends:
         fields["ends"] = True
-    return frame(Kind.ERROR, fields, request=request)
+    if meta:
+        fields["meta"] = meta
+    return frame(Kind.ERROR, fields, request=request, number=min(number, U32))
 
 
 def _cut(text: str) -> str:

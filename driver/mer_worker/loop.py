@@ -198,9 +198,11 @@ class Worker:
 
     def _load(self, received: Frame) -> None:
         request, turn = received.request, self._turn
+        if self._runner is not None:
+            failure = Failure("protocol", "already-loaded", "this worker has its model; start another one")
+            self._channel.send(error_frame(failure, request))
+            return
         try:
-            if self._runner is not None:
-                raise Failure("protocol", "already-loaded", "this worker has its model; start another one")
             turn.start(request)
             try:
                 fields = received.fields()
@@ -219,10 +221,11 @@ class Worker:
             self._channel.send(error_frame(Failure("protocol", "bad-load", str(error)), request))
         except Cancelled:
             turn.stop()  # it may have come on the way there
-            self._channel.send(error_frame(Failure("cancelled", "cancelled", "cancelled while loading"), request))
+            failure = Failure("cancelled", "cancelled", "cancelled while loading")
+            self._channel.send(error_frame(failure, request, number=turn.microseconds()))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             failure = self._conversation.limits.failure(error, "load", "while the model was loaded")
-            self._channel.send(error_frame(failure, request))
+            self._channel.send(error_frame(failure, request, number=turn.microseconds()))
         else:
             self._channel.send(frame(Kind.RESULT, {}, request=request, number=turn.microseconds()))
 

@@ -36,6 +36,17 @@ class Spans:
         """Return the meta that tells them."""
         return {META: self._told}
 
+    def ended(self, name: str) -> dict[str, Any]:
+        """Return the meta of a request that has failed: in this step, if none was told before."""
+        if not self._told:
+            self.step(name)
+        return self.meta()
+
+
+def told(meta: Mapping[str, Any], name: str, began: float, ended: float) -> Optional[dict[str, Any]]:
+    """Return the meta that tells one step, from and to monotonic seconds, if the request's meta asks for it."""
+    return {META: [[name, int(1e6 * began), int(1e6 * ended)]]} if meta.get(META) is True else None
+
 
 def asked(meta: Mapping[str, Any]) -> Optional[Spans]:
     """Return spans to be filled, if the request's meta asks for them."""

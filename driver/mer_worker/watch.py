@@ -158,9 +158,9 @@ class Watch:
         running = self._conversation.pulse.running()
 
         def tell() -> None:
-            for request, _since in running:
-                mine = of in (0, request)
-                self._conversation.channel.send(error_frame(failure if mine else lost, request))
+            for request, since in running:
+                mine, ran = of in (0, request), int(1e6 * (time.monotonic() - since))
+                self._conversation.channel.send(error_frame(failure if mine else lost, request, number=ran))
 
         try:
             with self._limits.room:

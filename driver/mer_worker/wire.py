@@ -35,6 +35,8 @@ OLDEST_VERSION = 1
 HEADER = struct.Struct("<BBHIQIIQ")
 """kind, flags, segments, template, request, head length, number, body length."""
 HEADER_BYTES = 32
+U32 = (1 << 32) - 1
+"""The most that a header's number can say; what is more is told as this."""
 
 ALIGNMENT = 64
 """Segments begin at multiples of this within the body, and bodies in memory: a cache line, and what SIMD loads like."""

@@ -108,10 +108,11 @@ const cut = (text) => {
   return `${points.slice(0, half).join("")}\n… ${points.length - 2 * half} characters left out …\n${points.slice(-half).join("")}`;
 };
 
-function sendError(request, { kind, code, message, traceback }) {
+function sendError(request, { kind, code, message, traceback, meta }, number = 0) {
   const fields = { kind, code, message: cut(message) };
   if (traceback) fields.traceback = cut(traceback);
-  send(KIND.error, { request, fields });
+  if (meta) fields.meta = meta;
+  send(KIND.error, { request, number, fields });
 }
 
 // --- logs: what is printed while a request runs is its own, wherever in its asynchronous calls that is
@@ -444,10 +445,11 @@ async function next() {
       send(KIND.log, { request, fields: { stream: "stderr" }, body: [words] });
     }
     const number = Math.round(1e3 * (performance.now() - turn.since));
+    if (answer.error && turn.spans) answer.error = { ...answer.error, message: answer.error.message, meta: turn.spans() };
     turn.over = true;
     turn = undefined;
     flows.delete(request);
-    if (answer.error) sendError(request, answer.error);
+    if (answer.error) sendError(request, answer.error, number);
     else send(KIND.result, { request, number, ...answer });
   }
 }
@@ -490,12 +492,14 @@ async function infer(frame, own) {
   const { values, meta } = frame.flags & FLAG.handle ? taken(fields) : decode(fields, frame);
   const { signal } = own.abort;
   signal.addEventListener("abort", () => flow.wake());
-  const began = clock();
+  const began = clock(), traced = (fields.meta ?? meta)["mer.trace"] === true;
+  if (traced) own.spans = () => ({ "mer.trace": [["run", began, clock()]] });
+  const told = (answer) => (traced ? { ...answer, fields: { ...answer.fields, meta: own.spans() } } : answer);
   const outputs = await model(values, {
     request: own.request, meta: fields.meta ?? meta, signal, tensor, inputs: flow.inputs(signal),
   });
   if (!inParts(outputs)) {
-    if (meta["mer.trace"] !== true) return encode(outputs);
+    if (!traced) return encode(outputs);
     const ran = clock(), answer = encode(outputs);
     answer.fields.meta = { "mer.trace": [["run", began, ran], ["write", ran, clock()]] };
     return answer;
@@ -506,7 +510,7 @@ async function infer(frame, own) {
     for (;;) {
       await flow.credited(signal);
       const { done, value } = await parts.next();
-      if (done) return value === undefined ? { fields: { tensors: [] } } : encode(value);
+      if (done) return told(value === undefined ? { fields: { tensors: [] } } : encode(value));
       await flow.send(value, own);
     }
   } catch (error) {

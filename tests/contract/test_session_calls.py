@@ -118,6 +118,17 @@ class TestFailures:
             assert "worker" not in caught.value.traceback.replace(str(tmp_path), "")
             assert await do(asked) == {}
 
+    async def test_how_long_the_model_ran_before_it_failed_or_was_stopped_is_told(
+        self, peer: Peer, tmp_path: Path
+    ) -> None:
+        async with session(peer, tmp_path) as asked:
+            with pytest.raises(ModelFailed) as failed:
+                await do(asked, sleep=0.2, fail="no")
+            assert 150_000 < failed.value.run_us < 20_000_000
+            with pytest.raises(DeadlineExceeded) as late:
+                await do(asked, sleep=30, deadline=soon(0.2))
+            assert 100_000 < late.value.run_us < 20_000_000
+
     async def test_a_long_message_is_cut_at_its_cap(self, peer: Peer, tmp_path: Path) -> None:
         async with session(peer, tmp_path) as asked:
             with pytest.raises(ModelFailed, match="characters left out") as caught:
@@ -283,3 +294,14 @@ async def test_a_worker_that_traces_tells_its_steps_by_its_clock(peer: Peer, tmp
         ahead = await asked.clock(seconds=20)
         assert ahead is not None
         assert began <= ended <= time.monotonic_ns() // 1000 + ahead + 1_000_000
+
+
+async def test_the_steps_of_a_failure_are_told_too(peer: Peer, tmp_path: Path) -> None:
+    async with session(peer, tmp_path) as asked:
+        if "trace" not in asked.hello["capabilities"]:
+            pytest.skip("this worker does not trace")
+        with pytest.raises(ModelFailed) as failed:
+            await asked.infer(doing({"sleep": 0.2, "fail": "no"}), meta={"mer.trace": True})
+        [[name, began, ended]] = failed.value.meta["mer.trace"]
+        assert name == "run"
+        assert 150_000 < ended - began < 20_000_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 
 from mer.core import trace as traces
-from mer.core.errors import ModelFailed
-from mer.core.trace import Trace
-from tests.support.running import register, running
+from mer.core.errors import ContentUnwritable, ModelFailed
+from mer.core.specs import Batch
+from mer.core.trace import Lane, Trace
+from tests.support.running import log_kinds, register, running
 from tests.support.typing_in import Terminal, environ_of
 
 SLEEPS = """
@@ -89,6 +92,112 @@ async def test_the_steps_of_an_invocation_stand_in_both_processes(tmp_path: Path
         assert names == {"mer", "worker", "model"}
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [{"concurrency": 2}, {"batch": Batch(max_size=2)}, {"asynchronous": True}],
+    ids=["threads", "batches", "tasks"],
+)
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "failing"])
+async def test_workers_that_have_several_requests_at_once_tell_their_steps(
+    tmp_path: Path, spec: dict[str, Any], fails: bool
+) -> None:
+    source = {
+        "concurrency": SLEEPS,
+        "batch": """
+            import time
+            def load():
+                def handle(batch):
+                    time.sleep(0.1)
+                    return [ValueError("no") if "fail" in inputs else {"x": 1} for inputs in batch]
+                return handle
+        """,
+        "asynchronous": """
+            import asyncio
+            def load():
+                async def handle(inputs):
+                    await asyncio.sleep(0.1)
+                    if "fail" in inputs:
+                        raise ValueError("no")
+                    return {"x": 1}
+                return handle
+        """,
+    }[next(iter(spec))]
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, source, **{key: value for key, value in spec.items() if key != "asynchronous"})
+        trace = Trace()
+        with pytest.raises(ModelFailed) if fails else contextlib.nullcontext():
+            await m.run("model", {"fail": 1} if fails else {}, trace=trace)
+    found = events(trace.document())
+    call, run = one(found, "call"), one(found, "run")
+    assert within(run, call)
+    assert run["pid"] != os.getpid()
+    assert 90_000 < run["dur"] < 60_000_000
+    assert one(found, "request on its way")["dur"] < call["dur"] - 90_000  # not guessed to be in the middle
+
+
+async def test_the_parts_of_a_stream_are_marked_as_they_come(tmp_path: Path) -> None:
+    source = """
+        import time
+        def load():
+            def handle(inputs):
+                for number in range(3):
+                    time.sleep(0.05)
+                    yield {"number": number}
+                if "fail" in inputs:
+                    raise ValueError("no")
+            return handle
+    """
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, source)
+        for inputs, ending in (({}, contextlib.nullcontext()), ({"fail": 1}, pytest.raises(ModelFailed))):
+            trace = Trace()
+            with ending:
+                async for _ in m.stream("model", inputs, trace=trace):
+                    pass
+            found = events(trace.document())
+            parts, run, call = (
+                [event for event in found if event["name"] == "part"],
+                one(found, "run"),
+                one(found, "call"),
+            )
+            assert len(parts) == 3
+            assert [part["args"]["run_us"] > 40_000 * at for at, part in enumerate(parts, 1)] == [True] * 3
+            assert within(run, call)
+            assert run["dur"] > 140_000
+            assert run["pid"] != os.getpid()
+
+
+async def test_a_failure_s_time_in_the_model_is_not_counted_as_transfer(tmp_path: Path) -> None:
+    source = """
+        import time
+        def load():
+            def handle(inputs):
+                if "stream" in inputs:
+                    yield {"x": 1}
+                time.sleep(0.3)
+                raise ValueError("no")
+            return handle
+    """
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, SLEEPS.replace("0.1)", "0.3)"))
+        await register(m, tmp_path, source, name="parts")
+        with pytest.raises(ModelFailed):
+            await m.run("model", {"fail": 1})
+        with pytest.raises(ModelFailed):
+            async for _ in m.stream("parts", {"stream": 1}):
+                pass
+        async for _ in (stopped := m.stream("parts", {"stream": 1})):
+            await asyncio.sleep(0.2)
+            break
+        await stopped.aclose()
+        page = await m.log.list(limit=3 * 2)
+        finished = [json.loads(record.body) for record in page.items if record.columns["kind"] == "finished"]
+    for record, least in zip(finished, (150_000, 280_000, 280_000), strict=True):
+        took = record["timings"]
+        assert took["run_us"] > least, record
+        assert took["transfer_us"] < took["run_us"], record
+
+
 async def test_a_failure_is_seen_and_calls_at_once_have_lines_of_their_own(tmp_path: Path) -> None:
     async with running(tmp_path, max_workers=2) as m:
         await register(m, tmp_path, SLEEPS)
@@ -99,6 +208,9 @@ async def test_a_failure_is_seen_and_calls_at_once_have_lines_of_their_own(tmp_p
         found = events(trace.document())
         first, second = (event for event in found if event["name"] == "invocation")
         assert first["args"]["error"] == "ModelFailed"
+        ran = [event for event in found if event["name"] == "run"]
+        assert len(ran) == 2
+        assert all(event["dur"] > 90_000 for event in ran)
         assert "error" not in second["args"]
         assert first["tid"] != second["tid"]
 
@@ -122,10 +234,36 @@ async def test_a_whole_session_is_traced_by_a_setting(tmp_path: Path) -> None:
     assert sum(event["name"] == "load" for event in found) == 1
 
 
+async def test_a_run_that_has_a_trace_of_its_own_stands_in_the_session_s_too(tmp_path: Path) -> None:
+    file, own = tmp_path / "trace.json", Trace()
+    async with running(tmp_path, trace=file) as m:
+        await register(m, tmp_path, SLEEPS)
+        await m.run("model")
+        await m.run("model", trace=own)
+        async for _ in m.stream("model", trace=own):
+            pass
+    for found, runs in ((events(file.read_bytes()), 3), (events(own.document()), 2)):
+        assert sum(event["name"] == "invocation" for event in found) == runs
+        assert sum(event["name"] == "run" for event in found) == runs
+        assert len({event["tid"] for event in found if event["ph"] != "M"}) == runs
+
+
+async def test_a_trace_that_could_not_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, SLEEPS)
+        before = await log_kinds(m)
+        typed = await Terminal(m, environ_of(tmp_path)).type(f"run model --trace {tmp_path}/missing/trace.json")
+        assert (typed.code, await log_kinds(m)) == (74, before)
+        assert "missing/trace.json cannot be written" in typed.err
+    with pytest.raises(ContentUnwritable, match="cannot be written"):
+        async with running(tmp_path, trace=tmp_path):
+            pass
+
+
 def test_a_trace_is_bounded_and_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traces, "MAX_EVENTS", 5)
     trace = Trace()
-    lane = trace.lane("x")
+    lane = Lane([trace], "x")
     for _ in range(3):
         lane.mark("tick")
     assert "otherData" not in json.loads(trace.document())

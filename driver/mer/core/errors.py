@@ -37,7 +37,9 @@ is generated from here), `retryable` says whether the same call can succeed late
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 
 class MerError(Exception):
@@ -45,6 +47,11 @@ class MerError(Exception):
 
     exit_code: ClassVar[int] = 70
     retryable: ClassVar[bool] = False
+
+    run_us: int = 0
+    """Microseconds that the model ran before it failed, by its worker's clock; 0 where it did not, or nobody knows."""
+    meta: Mapping[str, Any] = MappingProxyType({})
+    """What its worker sent along, as a result's: a trace's steps."""
 
     def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
         self.message = message or inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0]

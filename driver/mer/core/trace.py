@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -44,10 +44,10 @@ class Trace:
         self._lanes = 0
         self._named: set[tuple[int, int]] = set()
 
-    def lane(self, name: str) -> Lane:
-        """Begin a line of its own for an invocation: those that run at the same time do not cover each other."""
+    def line(self) -> int:
+        """Return the number of a line of its own for an invocation: those that run at the same time do not cover each other."""
         self._lanes += 1
-        return Lane(self, self._lanes, name)
+        return self._lanes
 
     def document(self) -> bytes:
         """Return the whole as a file has it: JSON."""
@@ -61,8 +61,7 @@ class Trace:
         if len(self._events) >= MAX_EVENTS:
             self._dropped += 1
             return
-        event["ts"] = max(0, event["ts"] - self._origin)
-        self._events.append(event)
+        self._events.append({**event, "ts": max(0, event["ts"] - self._origin)})
 
     def name(self, pid: int, process: str, lane: int, words: str) -> None:
         """Say, once, what a process and one of its lines are called."""
@@ -75,16 +74,14 @@ class Trace:
 class Lane:
     """The line of one invocation, in the driver's process and in its worker's."""
 
-    def __init__(self, trace: Trace, number: int, name: str) -> None:
-        self.trace = trace
-        self._number = number
+    def __init__(self, traces: Sequence[Trace], name: str) -> None:
+        """Draw it in each of the traces, whose clock is one."""
+        self._lines = [(trace, trace.line()) for trace in traces]
         self._name = name[:MAX_WORDS]
         self._pid = os.getpid()
-        trace.name(self._pid, "mer", number, self._name)
-
-    def now(self) -> int:
-        """Return the clock's microseconds."""
-        return self.trace.clock()
+        self.now = traces[0].clock
+        """Returns the clock's microseconds."""
+        self._introduce(self._pid, "mer")
 
     def add(self, name: str, begin: int, end: int, *, worker: int | None = None, **args: object) -> None:
         """Say that a step lasted from `begin` to `end`, microseconds by the clock, here or in the worker of that pid."""
@@ -92,16 +89,16 @@ class Lane:
 
     def _add(self, name: str, begin: int, end: int, worker: int | None, args: dict[str, object]) -> None:
         if worker is not None:
-            self.trace.name(worker, "worker", self._number, self._name)
+            self._introduce(worker, "worker")
         pid = self._pid if worker is None else worker
         event = {"name": name, "cat": "mer", "ph": "X", "ts": begin, "dur": max(0, end - begin), "pid": pid}
-        self.trace.add({**event, "tid": self._number, "args": args})
+        self._draw({**event, "args": args})
 
     def mark(self, name: str, **args: object) -> None:
         """Say that something has just happened."""
         shown = {key: value[:MAX_WORDS] if isinstance(value, str) else value for key, value in args.items()}
         event = {"name": name, "cat": "mer", "ph": "i", "s": "t", "ts": self.now(), "pid": self._pid}
-        self.trace.add({**event, "tid": self._number, "args": shown})
+        self._draw({**event, "args": shown})
 
     @contextlib.contextmanager
     def span(self, name: str, **args: object) -> Iterator[None]:
@@ -114,6 +111,14 @@ class Lane:
             raise
         finally:
             self._add(name, begin, self.now(), None, args)
+
+    def _draw(self, event: dict[str, Any]) -> None:
+        for trace, number in self._lines:
+            trace.add({**event, "tid": number})
+
+    def _introduce(self, pid: int, process: str) -> None:
+        for trace, number in self._lines:
+            trace.name(pid, process, number, self._name)
 
 
 CURRENT: contextvars.ContextVar[Lane | None] = contextvars.ContextVar("mer.trace", default=None)
@@ -136,16 +141,14 @@ def resumed(lane: Lane | None) -> Iterator[None]:
         CURRENT.reset(token)
 
 
+def lane_of(name: str, *traces: Trace | None) -> Lane | None:
+    """Return a line for an invocation, in each of the traces: its caller's and its process's; None where there is none."""
+    found = [trace for at, trace in enumerate(traces) if trace is not None and trace not in traces[:at]]
+    return Lane(found, name) if found else None
+
+
 @contextlib.contextmanager
-def traced(trace: Trace | None, name: str) -> Iterator[Lane | None]:
-    """Trace all that the block does as one invocation; nothing without a trace."""
-    if trace is None:
-        yield None
-        return
-    lane = trace.lane(name)
-    token = CURRENT.set(lane)
-    try:
-        with lane.span("invocation", reference=name):
-            yield lane
-    finally:
-        CURRENT.reset(token)
+def traced(lane: Lane, name: str) -> Iterator[None]:
+    """Trace all that the block does as one invocation."""
+    with resumed(lane), lane.span("invocation", reference=name):
+        yield

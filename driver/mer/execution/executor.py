@@ -23,7 +23,7 @@ from mer.core.identifiers import uuid7
 from mer.core.records import InvocationId, Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
-from mer.core.trace import CURRENT, Trace, span, traced
+from mer.core.trace import CURRENT, Trace, lane_of, span, traced
 from mer.dal.base import Store
 from mer.execution import tracing
 from mer.execution.audit import Audit, Prepared
@@ -96,11 +96,11 @@ class Executor:
         trace: Trace | None = None,
     ) -> Result:
         """Run one invocation (see `Mer.run`)."""
-        trace = trace or self._trace
-        if trace is None:
+        lane = lane_of(reference, trace, self._trace) if trace or self._trace else None
+        if lane is None:
             return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=on_log)
-        with traced(trace, reference) as lane:
-            listener = on_log if lane is None else tracing.marking(lane, on_log)
+        with traced(lane, reference):
+            listener = tracing.marking(lane, on_log)
             return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=listener)
 
     async def _run(
@@ -255,14 +255,18 @@ class Executor:
         lane, sent = CURRENT.get(), self._monotonic()
         spec = prepared.candidate.version.spec
         wall_seconds, turns = spec.limits.wall_seconds, 1 if spec.batch is None else BATCHES_AHEAD
-        if lane is None and wall_seconds is None:
-            reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
-        else:
-            with within(wall_seconds, deadline, now=sent, turns=turns) as due:
-                if lane is None:
-                    reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
-                else:
-                    reply = await tracing.infer(session, lane, prepared.encoded, deadline=due, on_log=on_log)
+        try:
+            if lane is None and wall_seconds is None:
+                reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+            else:
+                with within(wall_seconds, deadline, now=sent, turns=turns) as due:
+                    if lane is None:
+                        reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
+                    else:
+                        reply = await tracing.infer(session, lane, prepared.encoded, deadline=due, on_log=on_log)
+        except MerError as error:
+            spent(timings, error.run_us, self._monotonic() - sent)
+            raise
         timings.run_us = reply.run_us
         timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
         return reply
@@ -278,6 +282,12 @@ def _subject(reference: str, resolved: Resolved, candidate: Candidate) -> Subjec
         server=candidate.server.name,
         address=candidate.server.parameters.get("address"),
     )
+
+
+def spent(timings: Timings, run_us: int, seconds: float) -> None:
+    """Note what a call of so many seconds was spent on, if its worker has told how long the model ran."""
+    if run_us:  # else all of it may have been the model's
+        timings.run_us, timings.transfer_us = run_us, max(0, round(seconds * 1e6) - run_us)
 
 
 def outcome_of(error: BaseException) -> Outcome:

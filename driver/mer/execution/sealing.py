@@ -16,7 +16,7 @@ from mer.core.errors import DeadlineExceeded, HandleUnknown, Interrupted, MerErr
 from mer.core.records import InvocationId, Outcome
 from mer.core.timeouts import check_timeout
 from mer.execution.audit import Started
-from mer.execution.executor import Executor, outcome_of, told
+from mer.execution.executor import Executor, outcome_of, spent, told
 from mer.execution.results import Result
 from mer.execution.streaming import Progress, RunStream, Streaming, ended, result_of
 from mer.execution.walls import within
@@ -92,9 +92,13 @@ class Sealing:
                 started.prepared, deadline, started.timings, started.printed, session=sealed.session
             ) as session:
                 sent = time.monotonic()
-                with within(_wall(started), deadline, now=sent) as due:
-                    message = by_handle(session, sealed.handle, deadline=due)
-                    reply = session.reply(await session.ask(message, deadline=due, on_log=started.printed))
+                try:
+                    with within(_wall(started), deadline, now=sent) as due:
+                        message = by_handle(session, sealed.handle, deadline=due)
+                        reply = session.reply(await session.ask(message, deadline=due, on_log=started.printed))
+                except MerError as error:
+                    spent(started.timings, error.run_us, time.monotonic() - sent)
+                    raise
                 took = round((time.monotonic() - sent) * 1e6)
                 started.timings.run_us, started.timings.transfer_us = reply.run_us, max(0, took - reply.run_us)
         except BaseException as error:  # every end of a started invocation goes on record

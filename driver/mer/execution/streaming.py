@@ -13,11 +13,11 @@ from mer.core.errors import HandleUnknown, WorkerLost
 from mer.core.records import Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
-from mer.core.trace import META, Lane, Trace, resumed, span
+from mer.core.trace import META, Lane, Trace, lane_of, resumed, span
 from mer.execution import tracing
 from mer.execution.audit import Started, Streamed
 from mer.execution.digests import Rolling
-from mer.execution.executor import Executor, outcome_of, told
+from mer.execution.executor import Executor, outcome_of, spent, told
 from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
@@ -111,8 +111,7 @@ class Streaming:
     ) -> RunStream:
         """Run one invocation (see `Mer.stream`), from the first time that a part is asked for."""
         progress = Progress()
-        trace = trace or self._trace
-        lane = None if trace is None else trace.lane(reference)
+        lane = lane_of(reference, trace, self._trace)
         listener = on_log if lane is None else tracing.marking(lane, on_log)
         return RunStream(
             self._whole(
@@ -185,19 +184,19 @@ class Streaming:
                 try:
                     async for reply in stream:
                         last = reply if stream.whole else None
+                        if lane is not None and last is None:
+                            lane.mark("part", run_us=reply.run_us, bytes=sum(map(len, reply.segments)))
                         if last is None or streamed.outputs.parts:
                             await streamed.outputs.add(reply.descriptors, reply.segments)
                         if last is None:
                             yield reply.outputs
                 except BaseException as error:
                     if lane is not None:
-                        lane.add("call", asked, lane.now(), error=type(error).__name__)
+                        await tracing.show_failure(given, lane, prepared.encoded, error, sent=asked, came=lane.now())
                     raise
                 finally:
                     await stream.aclose()
-                    started.timings.run_us = stream.run_us
-                    took = round((time.monotonic() - sent) * 1e6)
-                    started.timings.transfer_us = max(0, took - stream.run_us)
+                    spent(started.timings, stream.run_us, time.monotonic() - sent)
                 if lane is not None and stream.end is not None:
                     await tracing.show(given, lane, prepared.encoded, stream.end, sent=asked, came=lane.now())
         except BaseException as error:  # every end goes on record: a reader who goes too

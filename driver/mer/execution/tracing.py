@@ -14,7 +14,7 @@ from mer_worker.tensors import Encoded
 CAPABILITY = "trace"
 
 MOST_SPANS = 64
-"""That a worker's answer is believed to have: ours tells three."""
+"""That a worker's answer is believed to have: ours tells two."""
 
 _CLOCK_SECONDS = 1.0
 """What a worker gets to tell its clock, after the call: without it the middle of the call is taken."""
@@ -29,7 +29,7 @@ async def infer(
     try:
         reply = await session.infer(encoded, meta={META: True} if able else None, deadline=deadline, on_log=on_log)
     except BaseException as error:
-        lane.add("call", sent, lane.now(), error=type(error).__name__)
+        await show_failure(session, lane, encoded, error, sent=sent, came=lane.now())
         raise
     await show(session, lane, encoded, reply, sent=sent, came=lane.now())
     return reply
@@ -37,17 +37,37 @@ async def infer(
 
 async def show(session: Session, lane: Lane, encoded: Encoded, reply: Reply, *, sent: int, came: int) -> None:
     """Add the spans of a call that has ended well, here and in the worker."""
-    able = CAPABILITY in session.hello.get("capabilities", ())
     lane.add("call", sent, came)
+    begin, end = await _show_worker(session, lane, reply.meta, reply.run_us, sent=sent, came=came)
+    lane.add("request on its way", sent, begin, bytes=sum(map(len, encoded.segments)))
+    lane.add("answer on its way", end, came, bytes=sum(map(len, reply.segments)))
+
+
+async def show_failure(
+    session: Session, lane: Lane, encoded: Encoded, error: BaseException, *, sent: int, came: int
+) -> None:
+    """Add the spans of a call that has failed, those in the worker as far as it has told them."""
+    lane.add("call", sent, came, error=type(error).__name__)
+    if isinstance(error, MerError) and error.run_us:
+        begin, end = await _show_worker(session, lane, error.meta, error.run_us, sent=sent, came=came)
+        lane.add("request on its way", sent, begin, bytes=sum(map(len, encoded.segments)))
+        lane.add("error on its way", end, came)
+
+
+async def _show_worker(
+    session: Session, lane: Lane, meta: Mapping[str, Any], run_us: int, *, sent: int, came: int
+) -> tuple[int, int]:
+    """Add the spans in the worker, and return when the first one began and the last one ended."""
+    able = CAPABILITY in session.hello.get("capabilities", ())
     pid = session.hello.get("pid")
-    spans = _spans(reply.meta) if able else []
+    spans = _spans(meta) if able else []
     try:
         # the clock is asked for only now: nothing of the call waits for it
         ahead = await session.clock(seconds=_CLOCK_SECONDS) if spans else None
     except MerError:  # the answer is there: whatever has happened to its worker since is another call's
         ahead = None
     if ahead is None:
-        middle = (came - sent - reply.run_us) // 2
+        middle = max(0, came - sent - run_us) // 2
         spans, ahead = [("run", sent + middle, came - middle)], 0
     begin, end = came, sent
     for name, began, ended in spans:
@@ -55,8 +75,7 @@ async def show(session: Session, lane: Lane, encoded: Encoded, reply: Reply, *, 
         began, ended = (min(max(at - ahead, sent), came) for at in (began, ended))
         begin, end = min(begin, began), max(end, ended)
         lane.add(name, began, ended, worker=pid if isinstance(pid, int) else 0)
-    lane.add("request on its way", sent, begin, bytes=sum(map(len, encoded.segments)))
-    lane.add("answer on its way", end, came, bytes=sum(map(len, reply.segments)))
+    return begin, end
 
 
 def _spans(meta: Mapping[str, Any]) -> list[tuple[str, int, int]]:

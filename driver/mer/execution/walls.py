@@ -29,4 +29,6 @@ def within(wall_seconds: float | None, deadline: float | None, *, now: float, tu
     except RunTooLong:
         raise
     except DeadlineExceeded as error:
-        raise limit_exceeded("wall", f"the run took longer than its limit of {wall_seconds:g} s") from error
+        exceeded = limit_exceeded("wall", f"the run took longer than its limit of {wall_seconds:g} s")
+        exceeded.run_us = error.run_us
+        raise exceeded from error

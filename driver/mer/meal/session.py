@@ -542,11 +542,16 @@ class Session:
         except WireError as error:
             return self._violated(error)
         kind, code, message = (text(fields, name) for name in ("kind", "code", "message"))
-        traceback = text(fields, "traceback") or None
-        if call.late:
-            return DeadlineExceeded("the deadline passed before the model answered; it was stopped")
+        traceback, meta = text(fields, "traceback") or None, fields.get("meta")
         failure = error_of(kind=kind, code=code, message=message, traceback=traceback)
-        return WorkerLost(f"{message}{self._log.quoted()}") if isinstance(failure, WorkerLost) else failure
+        if call.late:
+            failure = DeadlineExceeded("the deadline passed before the model answered; it was stopped")
+        elif isinstance(failure, WorkerLost):
+            failure = WorkerLost(f"{message}{self._log.quoted()}")
+        failure.run_us = answer.number
+        if isinstance(meta, dict):
+            failure.meta = meta
+        return failure
 
     # --- deadlines, the end
 

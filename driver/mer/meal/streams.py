@@ -10,7 +10,7 @@ import collections
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self, TypeAlias
 
-from mer.core.errors import InputInvalid, UsageError
+from mer.core.errors import InputInvalid, MerError, UsageError
 from mer.meal.calls import Call, LogCallback
 from mer.meal.host import Bytes
 from mer.meal.session import Reply, Session
@@ -128,13 +128,19 @@ class PartStream:
             await asyncio.wait((pump,))
         if call is not None:
             await asyncio.wait((call.future,))  # it ends with its worker at the latest
+            if not call.future.cancelled() and call.future.exception() is None:
+                self.run_us = max(self.run_us, call.future.result().number)
 
     async def _last(self, call: Call) -> Reply:
         self._over = True
         failed = None if self._pump is None or not self._pump.done() else _failure(self._pump)
         if failed is not None:
             raise failed
-        reply = self._session.reply(await self._session.outcome(self._request, call))
+        try:
+            reply = self._session.reply(await self._session.outcome(self._request, call))
+        except MerError as error:
+            self.run_us = max(self.run_us, error.run_us)
+            raise
         self.run_us, self.end = reply.run_us, reply
         if not reply.descriptors:
             raise StopAsyncIteration

@@ -9,7 +9,8 @@ from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
 from mer_worker.serving.flights import MOST_WAITING
 from mer_worker.tensors import encode, values_of
-from mer_worker.wire import Kind
+from mer_worker.tracing import asked
+from mer_worker.wire import U32, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from mer_worker.conversation import Conversation
     from mer_worker.serving.flights import Flight
-
-U32 = (1 << 32) - 1
 
 
 def inputs_of(flight: Flight, arrays: str) -> dict[str, Any]:
@@ -29,7 +28,9 @@ def inputs_of(flight: Flight, arrays: str) -> dict[str, Any]:
     """
     received, flight.frame = flight.frame, None
     assert received is not None
-    layout, flight.context.meta, segments = open_frame(received)
+    layout, meta, segments = open_frame(received)
+    if meta:
+        flight.context.meta, flight.spans = meta, asked(meta)
     return values_of(layout, segments, arrays, writable=False)
 
 
@@ -39,9 +40,11 @@ def answer(conversation: Conversation, flight: Flight, outputs: Any) -> tuple[An
     Raises:
         WireError: the outputs cannot be sent.
     """
-    flow = flight.flow
-    number = min(int(1e6 * (time.monotonic() - flight.began)), U32) if flow is None else flow.microseconds()
-    return conversation.message(encode(outputs), Kind.RESULT, flight.request, number=number)
+    number, spans, told = _microseconds(flight), flight.spans, None
+    if spans is not None:
+        spans.step("run")
+        told = spans.meta()
+    return conversation.message(encode(outputs), Kind.RESULT, flight.request, number=number, meta=told)
 
 
 def too_many(request: int) -> bytes:
@@ -49,11 +52,20 @@ def too_many(request: int) -> bytes:
     return error_frame(Failure("busy", "queue-full", f"{MOST_WAITING} requests wait in this worker already"), request)
 
 
-def failure_of(conversation: Conversation, error: BaseException, request: int) -> bytes:
+def failure_of(conversation: Conversation, error: BaseException, flight: Flight) -> bytes:
     """Return the frame of an error that ended the handler, or kept it from starting."""
-    if isinstance(error, Cancelled):
-        return error_frame(conversation.stopped(request), request)
-    return error_frame(conversation.failed(error), request)
+    request = flight.request
+    number, told = _microseconds(flight), None if flight.spans is None else flight.spans.ended("run")
+    failure = conversation.stopped(request) if isinstance(error, Cancelled) else conversation.failed(error)
+    return error_frame(failure, request, number=number, meta=told)
+
+
+def _microseconds(flight: Flight) -> int:
+    """Return how long its handler has run."""
+    if not flight.began:
+        return 0
+    flow = flight.flow
+    return min(int(1e6 * (time.monotonic() - flight.began)), U32) if flow is None else flow.microseconds()
 
 
 def input_failure(error: BaseException) -> Failure:

@@ -19,6 +19,7 @@ from mer_worker.layout import NO_META, open_frame
 from mer_worker.serving.answering import input_failure
 from mer_worker.serving.serial import Turn
 from mer_worker.tensors import encode, values_of
+from mer_worker.tracing import told
 from mer_worker.wire import HEADER_BYTES, RECEIVE_BYTES, Kind, WireError
 
 TYPE_CHECKING = False
@@ -112,7 +113,8 @@ class Batches:
         if item is not None and last:
             self._interrupts.interrupt(lead)
         elif item is not None:
-            self._channel.send(error_frame(self._conversation.stopped(request), request))
+            ran = int(1e6 * (time.monotonic() - self._began))
+            self._channel.send(error_frame(self._conversation.stopped(request), request, number=ran))
         else:
             self._interrupts.interrupt(request)  # perhaps it has not come yet
 
@@ -197,11 +199,14 @@ class Batches:
         outcomes = self._outcomes(items)
         with self._lock:
             waiting, self._open = self._open, {}
-        microseconds = self._turn.microseconds()
+        microseconds, ended = self._turn.microseconds(), time.monotonic()
         pieces: list[Any] = []
         for item, outcome in outcomes:
             if item.request in waiting:
-                pieces += self._answer(item.request, outcome, microseconds)
+                meta = item.context.meta
+                pieces += self._answer(
+                    item.request, outcome, microseconds, told(meta, "run", self._began, ended) if meta else None
+                )
         if pieces:
             self._channel.send(*pieces)
 
@@ -245,7 +250,9 @@ class Batches:
             )
         return outputs
 
-    def _answer(self, request: int, outcome: Any, microseconds: int) -> tuple[Any, ...]:
+    def _answer(
+        self, request: int, outcome: Any, microseconds: int, meta: Optional[Mapping[str, Any]]
+    ) -> tuple[Any, ...]:
         """Return an item's answer, in pieces."""
         conversation = self._conversation
         outgoing = conversation.outgoing
@@ -253,15 +260,18 @@ class Batches:
             if isinstance(outcome, BaseException):
                 raise outcome
             outputs = outcome if type(outcome) is dict else self._runner.checked(outcome)
-            short = outgoing.frame(request, microseconds, outputs) if outgoing is not None else None
+            short = outgoing.frame(request, microseconds, outputs) if outgoing is not None and not meta else None
             if short is not None:
                 return (short,)
             encoded = encode(outputs)
-            message = conversation.message(encoded, Kind.RESULT, request, number=microseconds, templates=outgoing)
+            message = conversation.message(
+                encoded, Kind.RESULT, request, number=microseconds, meta=meta, templates=outgoing
+            )
             if outgoing is not None:
                 outgoing.learn(outputs, encoded.layout)
             return message
         except Cancelled:
-            return (error_frame(conversation.stopped(request), request),)
+            failure = conversation.stopped(request)
         except BaseException as error:  # noqa: BLE001 - whatever the author has put into the list
-            return (error_frame(conversation.failed(error), request),)
+            failure = conversation.failed(error)
+        return (error_frame(failure, request, number=microseconds, meta=meta),)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from mer_worker.serving.flows import Flow
+    from mer_worker.tracing import Spans
     from mer_worker.wire import Frame
 
 _MOST_EARLY = 1024
@@ -44,6 +45,7 @@ class Flight:
         "lock",
         "open",
         "request",
+        "spans",
         "stop",
         "thread",
         "told",
@@ -57,6 +59,8 @@ class Flight:
         self.flow: Optional[Flow] = None
         """Its parts, where it has any."""
         self.context = Context(frame.request, parts=parts_of(self, frame.flags))
+        self.spans: Optional[Spans] = None
+        """What took how long, where its caller asks for that."""
         self.began = 0.0
         """Monotonic seconds; 0 while it waits for its turn."""
         self.cancelled = 0

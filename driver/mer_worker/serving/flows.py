@@ -16,7 +16,7 @@ from mer_worker.credit import Credit, Window, weight, weight_of
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
 from mer_worker.tensors import encode, values_of
-from mer_worker.wire import Flag, Kind, WireError
+from mer_worker.wire import U32, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mer_worker.interrupts import Interrupts
     from mer_worker.serving.flights import Flight
     from mer_worker.wire import Bytes, Frame
-
-U32 = (1 << 32) - 1
 
 IN_PARTS = Flag.MORE | Flag.STREAM
 

@@ -56,6 +56,10 @@ class Seals:
         received.body = b""  # only the inputs hold it now
         try:
             self._require_room(size)
+        except Failure as busy:
+            channel.send(error_frame(busy, request))
+            return
+        try:
             turn.start(request)
             try:
                 staged = self._runner.seal(inputs)
@@ -64,11 +68,11 @@ class Seals:
             del inputs
         except Cancelled:
             turn.stop()  # it may have come on the way there
-            channel.send(error_frame(self._conversation.stopped(request), request))
+            channel.send(error_frame(self._conversation.stopped(request), request, number=turn.microseconds()))
             return
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             failure = self._conversation.limits.failure(error, "model", "while inputs were sealed")
-            channel.send(error_frame(failure, request))
+            channel.send(error_frame(failure, request, number=turn.microseconds()))
             return
         self._last += 1
         handle = f"sealed-{self._last}"

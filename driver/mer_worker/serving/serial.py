@@ -17,7 +17,7 @@ from mer_worker.shared import goes_shared
 from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL
 from mer_worker.tensors import Buffer, encode, values_of
 from mer_worker.tracing import asked
-from mer_worker.wire import RECEIVE_BYTES, Flag, Kind, WireError
+from mer_worker.wire import RECEIVE_BYTES, U32, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from mer_worker.serving.streams import Streams
     from mer_worker.source import StreamSource
     from mer_worker.wire import Frame
-
-U32 = (1 << 32) - 1
 
 _SEGMENT = slice(FIRST, None)
 
@@ -175,9 +173,11 @@ class Serial:
                     message = self._message(request, min(number, U32), held)
             except Cancelled:
                 self._turn.stop()  # it may have come on the way there
-                message = (error_frame(conversation.stopped(request), request),)
+                number = int(1e6 * (monotonic() - pulse.since))
+                message = (error_frame(conversation.stopped(request), request, number=number),)
             except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-                message = (error_frame(conversation.failed(error), request),)
+                number = int(1e6 * (monotonic() - pulse.since))
+                message = (error_frame(conversation.failed(error), request, number=number),)
             inputs = outputs = value = None  # what the handler gave may be large
             if dead and conversation.memory is not None:
                 conversation.memory.settle()
@@ -241,9 +241,11 @@ class Serial:
                 )
         except Cancelled:
             turn.stop()  # it may have come on the way there
-            channel.send(error_frame(conversation.stopped(request), request))
+            told = None if spans is None else spans.ended("run")
+            channel.send(error_frame(conversation.stopped(request), request, number=turn.microseconds(), meta=told))
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            channel.send(error_frame(conversation.failed(error), request))
+            told = None if spans is None else spans.ended("run")
+            channel.send(error_frame(conversation.failed(error), request, number=turn.microseconds(), meta=told))
         else:
             if short is not None:
                 outputs = {}  # they may be inputs

@@ -16,7 +16,8 @@ from mer_worker.failures import error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
 from mer_worker.tensors import encode, values_of
-from mer_worker.wire import HEADER_BYTES, Flag, Kind, WireError
+from mer_worker.tracing import asked
+from mer_worker.wire import HEADER_BYTES, U32, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from mer_worker.serving.flows import ThreadFlow
     from mer_worker.serving.serial import Turn
     from mer_worker.wire import Bytes, Frame
-
-U32 = (1 << 32) - 1
 
 _PART = bytes((Kind.PART,))
 """In place of a result's first byte: the forms of frames are those of results (mer_worker.templates)."""
@@ -206,18 +205,23 @@ class Streams:
         turn, channel, conversation = self._turn, self._conversation.channel, self._conversation
         flow = Flow(conversation, request, self._runner.arrays, more=bool(flags & Flag.MORE))
         context = Context(request, meta, flow)
-        failure = None
+        spans = asked(meta) if meta else None
+        failure = told = None
         try:
             turn.start(request)
             try:
                 outputs = self._outputs(flow, flags, inputs, context)
             finally:
                 turn.stop()
+            if spans is not None:
+                spans.step("run")
+                told = spans.meta()
             message = conversation.message(
                 encode(outputs),
                 Kind.RESULT,
                 request,
                 number=flow.microseconds(),
+                meta=told,
                 templates=conversation.outgoing,
             )
         except Cancelled:
@@ -228,7 +232,8 @@ class Streams:
         if flow.broken is not None:
             raise flow.broken
         if failure is not None:
-            channel.send(error_frame(failure, request))
+            told = None if spans is None else spans.ended("run")
+            channel.send(error_frame(failure, request, number=flow.microseconds(), meta=told))
         else:
             channel.send(*message)
         if self._runner.ended:

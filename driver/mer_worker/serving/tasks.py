@@ -141,10 +141,10 @@ class Tasks:
             self._flights.arm(flight, lambda flight: self._stop(flight, task))
             outputs = await self._outputs(flight, inputs)
             return answer(conversation, flight, outputs)
-        except (asyncio.CancelledError, Cancelled):
-            return (error_frame(conversation.stopped(request), request),)
+        except asyncio.CancelledError:
+            return (failure_of(conversation, Cancelled(), flight),)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            return (failure_of(conversation, error, request),)
+            return (failure_of(conversation, error, flight),)
         finally:
             self._voices.end(request)
 

@@ -109,7 +109,7 @@ class Threads:
             except BaseException as error:  # noqa: BLE001 - an interrupt may come on the way out of the handler
                 self._end(flight)
                 if not answered:
-                    self._channel.send(failure_of(self._conversation, error, flight.request))
+                    self._channel.send(failure_of(self._conversation, error, flight))
             finally:
                 self._flights.end(flight)
 
@@ -131,7 +131,7 @@ class Threads:
             message = answer(conversation, flight, outputs)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             self._end(flight)
-            message = (failure_of(conversation, error, request),)
+            message = (failure_of(conversation, error, flight),)
         self._flights.end(flight)  # a cancel from here on is too late
         self._channel.send(*message)
         return True

@@ -16,7 +16,7 @@ from mer.faces.commands.output_parts import Parts
 from mer.faces.commands.outputs import planned, save
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
-from mer.faces.render.files import write_trace
+from mer.faces.render.files import require_writable, write_trace
 from mer.faces.render.result import result_document, show_result
 
 
@@ -78,6 +78,8 @@ async def command(
         raise UsageError("--jsonl writes all outputs to stdout: it does not go with --output or --output-dir")
     if further == STDIN and f"@{STDIN}" in (together, *(pair.partition("=")[2] for pair in given)):
         raise InputInvalid("--input-parts - and @- both mean stdin, which can be read once")
+    if traced is not None:
+        require_writable(traced)
     mer = await face.mer()
     console = face.console
     console.json = console.json or lines

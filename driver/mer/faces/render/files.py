@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -35,7 +36,22 @@ def written(path: Path) -> Iterator[BinaryIO]:
     except MerError:
         raise
     except OSError as error:
-        raise ContentUnwritable(f"{path} cannot be written: {error.strerror or error}") from error
+        raise _unwritable(path, error) from error
+
+
+def require_writable(path: Path) -> None:
+    """See, before what goes there is made, that `written` will find no fault with the path. Raises: as `written`."""
+    try:
+        mode = _mode(path)
+        if mode is None or stat.S_ISREG(mode):
+            descriptor, temporary = _temporary(Path(os.path.realpath(path)))
+            os.close(descriptor)
+            temporary.unlink()
+        elif stat.S_ISDIR(mode) or not os.access(path, os.W_OK):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EACCES
+            raise OSError(number, os.strerror(number))
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_trace(path: Path, trace: Trace) -> None:
@@ -51,11 +67,20 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-@contextlib.contextmanager
-def _replacing(path: Path, mode: int | None) -> Iterator[BinaryIO]:
+def _unwritable(path: Path, error: OSError) -> ContentUnwritable:
+    return ContentUnwritable(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Make a file beside the one of this path, for what is to take its place, and return its descriptor and its path."""
     temporary = path.with_name(f".mer-{secrets.token_hex(8)}.part")
     # 0666 less the umask, as whoever writes a file makes it
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), temporary
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int | None) -> Iterator[BinaryIO]:
+    descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if mode is not None:
