@@ -29,9 +29,9 @@ def team_server() -> Iterator[team.TeamServer]:
 
 
 @pytest.fixture(scope="session")
-def surreal_server() -> Iterator[SurrealServer]:
-    """One SurrealDB server in memory for the session, or for each of xdist's workers."""
-    with running(SurrealServer()) as server:
+def surreal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SurrealServer]:
+    """One SurrealDB server on files for the session, or for each of xdist's workers. (In memory it would lose appends.)"""
+    with running(SurrealServer(engine=f"surrealkv://{tmp_path_factory.mktemp('surreal')}/data")) as server:
         yield server
 
 

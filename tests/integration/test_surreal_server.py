@@ -18,7 +18,7 @@ import pytest
 from mer.core.chain import Verifier
 from mer.core.errors import ConcurrentChange, ConfigurationError, DatabaseUnreachable
 from mer.core.records import LeaseId
-from mer.dal.surreal import SurrealStore, server
+from mer.dal.surreal import SurrealStore, engines, server
 from mer.dal.surreal.address import parse_server_address
 from tests.support import records
 from tests.support.surreal_server import HOST
@@ -221,11 +221,14 @@ async def test_several_writers_in_a_process_of_their_own_keep_one_chain(surreal_
     await asyncio.gather(*(other.open() for other in others))
     chain = await store.access_log.chain()
     shares: Counter[int] = Counter()
+    acknowledged: list[tuple[int, str, str]] = []
     until = time.monotonic() + 3
 
     async def pour(number: int, writer: SurrealStore) -> None:
         while time.monotonic() < until:
-            await writer.access_log.append([records.change(chain, writer=number)])
+            body = records.change(chain, writer=number, number=len(acknowledged))
+            (place,) = await writer.access_log.append([body])
+            acknowledged.append((place.seq, place.digest, body))
             shares[number] += 1
 
     async def register() -> None:
@@ -242,10 +245,59 @@ async def test_several_writers_in_a_process_of_their_own_keep_one_chain(surreal_
                 raise AssertionError("a change never came through")
 
     await asyncio.gather(register(), *(pour(number, other) for number, other in enumerate(others) for _ in range(4)))
-    assert await verified(store) == sum(shares.values()) + 5
+    assert await verified(store) == len(acknowledged) + 5
+    there = {(each.seq, each.digest, each.body) async for chunk in store.access_log.scan() for each in chunk}
+    assert set(acknowledged) <= there
     assert min(shares.values()) * 4 > max(shares.values()), shares
     for each in (store, *others):
         await each.close()
+
+
+async def test_a_server_that_would_lose_appends_since_it_is_in_memory_is_refused_where_two_drivers_meet() -> None:
+    with running(SurrealServer(engine="mem://")) as forgetful:
+        url = await forgetful.migrated()
+        stores = [SurrealStore(url, login=DRIVER) for _ in range(3)]
+        for each in stores:
+            await each.open()
+        chain = await stores[0].access_log.chain()
+
+        async def pour(writer: SurrealStore) -> None:
+            while True:
+                await writer.access_log.append([records.change(chain)])
+
+        pouring = [asyncio.create_task(pour(each)) for each in stores]
+        ended, going = await asyncio.wait(pouring, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        for task in going:
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+        assert ended
+        for task in ended:
+            with pytest.raises(ConfigurationError, match="keeps its data in memory"):
+                task.result()
+        for each in stores:
+            await each.close()
+
+
+async def test_an_engine_that_is_too_old_is_refused(
+    surreal_server: SurrealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await surreal_server.migrated()
+    monkeypatch.setattr(engines, "OLDEST", (99, 1))
+    old = SurrealStore(url, login=DRIVER)
+    with pytest.raises(ConfigurationError, match=r"mer needs SurrealDB 99\.1 or newer"):
+        await old.open()
+    await old.close()
+
+
+@pytest.mark.parametrize("told", ["surrealdb-3.0.5", "surrealdb-2.4.0+20251201", "3.1.9", "PostgreSQL 18", ""])
+def test_engines_that_lose_what_they_acknowledge_are_known_by_their_version(told: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs SurrealDB 3\.2 or newer"):
+        engines.check_version("a server", told)
+
+
+@pytest.mark.parametrize("told", ["surrealdb-3.2.4", "3.2.0", "surrealdb-3.10.0+20270101.abc", "surrealdb-4.0.0"])
+def test_engines_that_keep_it_are_taken(told: str) -> None:
+    engines.check_version("a server", told)
 
 
 async def test_http_does_what_the_websocket_does(surreal_server: SurrealServer) -> None:

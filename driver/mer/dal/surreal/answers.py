@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mer.core.errors import ConcurrentChange, DatabaseUnreachable, InputInvalid, MerError, NotAllowed, NotMigrated
+from mer.dal.surreal.engines import in_memory
 
 _DENIED = re.compile(r"An error occurred: mer:denied|IAM error: Not enough permissions")
 _REASON = re.compile(r"An error occurred: mer:([a-z-]+)")
@@ -32,6 +33,11 @@ MAX_MESSAGE = 2000
 
 class Conflicted(ConcurrentChange):
     """Another has changed the same at the same moment, and the engine took this one back: it may be run again as it is."""
+
+    def __init__(self, *, in_memory: bool) -> None:
+        super().__init__()
+        self.in_memory = in_memory
+        """Whether the engine keeps its data in memory: then it does not take back each that it should."""
 
 
 class Refused(Exception):
@@ -58,7 +64,7 @@ class Failure:
     def error(self) -> Exception:
         """Return what a query's failure means: `Refused` for what its repository names, else an error of mer's."""
         if self.conflict:
-            return Conflicted()
+            return Conflicted(in_memory=in_memory(self.message))
         if self.denied:
             return NotAllowed("the database does not allow this to whom mer logs in as", hint=RIGHTS)
         if _NO_TABLE.search(self.message):

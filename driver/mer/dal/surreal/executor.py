@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from mer.core.errors import MerError
 from mer.dal.surreal.answers import Conflicted, Refused, failure
 from mer.dal.surreal.connection import Connection
+from mer.dal.surreal.engines import forgets
 from mer.dal.surreal.queries import Query
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ async def until_alone(attempt: Callable[[], Awaitable[T]], connection: Connectio
 
     Raises:
         ConcurrentChange: that went on for too long.
+        ConfigurationError: the server keeps its data in memory, and would lose some of them.
     """
     if not connection.shared:
         return await attempt()
@@ -113,7 +115,9 @@ async def until_alone(attempt: Callable[[], Awaitable[T]], connection: Connectio
     while True:
         try:
             return await attempt()
-        except Conflicted:
+        except Conflicted as conflicted:
+            if conflicted.in_memory:
+                raise forgets(connection.name) from conflicted
             if time.monotonic() + pause >= until:
                 raise
         await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - spreads retries

@@ -18,6 +18,7 @@ from mer.core.errors import ConcurrentChange, DatabaseUnreachable, InputInvalid,
 from mer.dal.surreal.address import ServerAddress
 from mer.dal.surreal.answers import results
 from mer.dal.surreal.connection import Statements
+from mer.dal.surreal.engines import check_version
 from mer.dal.surreal.login import Login, ServerEngine, sign_in
 
 CONNECT_SECONDS = 10.0
@@ -152,7 +153,7 @@ class ServerConnection:
         """Return a connection that has logged in.
 
         Raises:
-            DatabaseUnreachable, AuthenticationFailed, NotMigrated.
+            DatabaseUnreachable, AuthenticationFailed, NotMigrated, ConfigurationError.
         """
         async with self._switch:
             if self._engine is not None and _alive(self._engine):
@@ -182,6 +183,7 @@ class ServerConnection:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await engine.connect()
                 await sign_in(engine, self.address, self._login)
+                check_version(self.name, await engine.version())
         except BaseException as error:
             await _hang_up(engine)
             if isinstance(error, TimeoutError):
