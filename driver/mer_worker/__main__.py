@@ -19,27 +19,29 @@ def main() -> None:
     import site
     import sys
 
-    from mer_worker.control import Ending
     from mer_worker.loop import Worker
     from mer_worker.orphans import VARIABLE
 
     if sys.flags.no_site:
         site.main()  # the starter has left it out, so that nothing of it prints on fd 1
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    marker, scratch = os.environ.get(VARIABLE, ""), arguments.get("--scratch", "")
+    if "--cache" in arguments:
+        from mer_worker import alone
+
+        alone.begin(marker, scratch)
     control, memory = arguments.get("--control-fd"), arguments.get("--memory-fds")
     worker = Worker(
         source,
         sink,
         None if control is None else int(control),
-        marker=os.environ.get(VARIABLE, ""),
-        scratch=arguments.get("--scratch", ""),
+        marker=marker,
+        scratch=scratch,
         memory=None if memory is None else [int(number) for number in memory.split(",")],
+        silence=float(arguments.get("--silence", "0")),
     )
     sys.argv[:] = ["mer-worker"]  # a model that parses arguments finds none of ours
-    status = worker.run()
-    if "--cache" in arguments:
-        Ending(os.environ.get(VARIABLE, ""), arguments.get("--scratch", "")).now(status)
-    sys.exit(status)
+    sys.exit(worker.run())
 
 
 if __name__ == "__main__":

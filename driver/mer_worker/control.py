@@ -91,6 +91,8 @@ class Listener:
         self._others = others
         self.tidy: Optional[Callable[[], None]] = None
         """Is called every few seconds, whatever the main thread does."""
+        self.silence = 0.0
+        """Seconds after which a driver that says nothing is taken for gone; 0: only the end of its stream tells that."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -107,17 +109,18 @@ class Listener:
             self._ending.now()
 
     def _listen(self) -> None:
-        poll, parent, tidied = select.poll(), os.getppid(), time.monotonic()
+        poll, parent, tidied, heard = select.poll(), os.getppid(), time.monotonic(), time.monotonic()
         poll.register(self._descriptor, select.POLLIN)
         while True:
-            ready = poll.poll(_LOOK_MILLISECONDS)
+            ready = poll.poll(_LOOK_MILLISECONDS if not self.silence else min(_LOOK_MILLISECONDS, 250 * self.silence))
             if self.tidy is not None and time.monotonic() - tidied >= PERIOD_SECONDS:
                 self.tidy()
                 tidied = time.monotonic()
             if not ready:
-                if os.getppid() != parent:
+                if os.getppid() != parent or (self.silence and time.monotonic() - heard > self.silence):
                     return
                 continue
+            heard = time.monotonic()
             count = os.readv(self._descriptor, (self._decoder.buffer(),))
             if not count:
                 return
@@ -150,7 +153,7 @@ class Ending:
         self._marker = marker
         self._scratch = scratch
 
-    def now(self, status: int = 1) -> None:
+    def now(self) -> None:
         """End this process and its children, without a word to the main thread."""
         try:
             if self._marker:
@@ -159,7 +162,7 @@ class Ending:
                 import shutil
 
                 shutil.rmtree(self._scratch, ignore_errors=True)
-            if status and os.getpgrp() == os.getpid():  # else the group is somebody else's
+            if os.getpgrp() == os.getpid():  # else the group is somebody else's
                 kill_group(os.getpid())
         finally:
-            os._exit(status)
+            os._exit(1)

@@ -1,7 +1,7 @@
 """Tasks on a far host beside running models: to sweep up after a worker, to look around, to free room.
 
 Started by stage0 as a worker is, under the same interpreter and in the same cache. A task's fields come as JSON on stdin up to
-its end; the answer goes out behind a mark of its own, as one line of JSON.
+its end, once a mark has told that it listens; the answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 ANSWER = b"\x89MEA\r\n\x1a\n"
-"""Stands before the answer: a login shell may have printed."""
+"""Says that a task listens."""
 
 MAX_FIELDS = 64 << 20
 """Bytes of a task's fields: a list of a million digests."""
@@ -33,13 +33,14 @@ def main() -> None:
     source, sink = stdio.take()
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     answer: dict[str, Any]
+    os.write(sink, ANSWER)  # first of all: what comes before it is the login shell's, or a question of stage0
     try:
         module, _, name = _TASKS[arguments["--task"]].partition(":")
         do: Callable[[str, dict[str, Any]], dict[str, Any]] = getattr(importlib.import_module(module), name)
         answer = {"done": do(arguments["--cache"], _fields(source))}
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked is told
         answer = {"failed": f"{type(error).__name__}: {error}"}
-    line = memoryview(ANSWER + json.dumps(answer).encode("ascii") + b"\n")
+    line = memoryview(json.dumps(answer).encode("ascii") + b"\n")
     while line:
         line = line[os.write(sink, line) :]
 

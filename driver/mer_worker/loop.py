@@ -54,8 +54,12 @@ class Worker:
         marker: str,
         scratch: str,
         memory: Optional[Sequence[int]] = None,
+        silence: float = 0.0,
     ) -> None:
-        """Speak over these descriptors; `memory` are those of two files that the driver has made to share."""
+        """Speak over these descriptors; `memory` are those of two files that the driver has made to share.
+
+        `silence`: the seconds after which a driver that says nothing is taken for gone, where there is one stream; 0: never.
+        """
         self._source = source
         self._sink = sink
         self._control = control
@@ -69,6 +73,7 @@ class Worker:
         if memory is not None:
             self._map(memory)
         self._channel = channel
+        self._silence = silence
         self._turn = Turn(self._conversation)
         self._runner: Optional[Runner] = None
         self._serving: Optional[Serving] = None
@@ -135,7 +140,9 @@ class Worker:
         from mer_worker.backlog import Backlog  # and the queue that it needs: for a worker over one stream only
 
         waiting = Backlog()
-        Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting).start()
+        listener = Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting)
+        listener.silence = self._silence
+        listener.start()
         return QueueSource(waiting, lambda: self._is_fork)  # a fork has no listener, and would wait for ever
 
     def _map(self, descriptors: Sequence[int]) -> None:

@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mer_worker
+from mer_worker.far import ANSWER
 from mer_worker.stage0 import FAIL, NEED
 from mer_worker.wire import PREAMBLE
 
-MARKS = {PREAMBLE: "worker", NEED: "need", FAIL: "fail"}
+MARKS = {PREAMBLE: "worker", ANSWER: "answer", NEED: "need", FAIL: "fail"}
 MARK_BYTES = 8
 
-START = (
+_START = (
     "import sys;sys.path[:]=[sys.argv.pop(1)]+[p for p in sys.path if p];import mer_worker.stdio;del sys.path[0];"
-    "from mer_worker.__main__ import main;main()"
+    "from mer_worker.{} import main;main()"
 )
-"""Without -I, so that what the far user has installed for himself is found (numpy, mostly)."""
+START, FAR_START = _START.format("__main__"), _START.format("far")
+"""What becomes a worker, and what does a far task. Without -I, so that what the far user has installed for himself is found."""
 
 
 class Archive(NamedTuple):

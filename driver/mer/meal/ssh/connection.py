@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncssh
 
-from mer.core.errors import AuthenticationFailed, ServerUnreachable
+from mer.core.errors import AuthenticationFailed, Busy, MerError, ServerUnreachable
 from mer.meal.ssh.stream import WINDOW, ChannelSession
 
 CIPHERS = (
@@ -21,13 +25,28 @@ CIPHERS = (
 """The fastest first: half as much again as asyncssh's own first choice."""
 
 MAX_CHANNELS = 8
-"""At once: a stock sshd allows 10 sessions a connection, and two are left for what ends workers."""
+"""Of workers at once: a stock sshd allows 10 sessions a connection, and two are left for tasks that end or look at them."""
+
+MAX_TASKS = 2
+
+MAX_HANDSHAKES = 8
+"""At once, to whichever servers: a stock sshd begins to drop connections when 10 are waiting to be let in."""
 
 KEEPALIVE_SECONDS = 15.0
 KEEPALIVE_COUNT = 3
 """A connection that has not answered so many times in a row is lost: after 45 to 60 seconds of silence."""
 
 CONNECT_SECONDS = 20.0
+"""From the name to the open door, each try."""
+
+CHANNEL_SECONDS = 20.0
+"""What the server gets to open a channel."""
+
+TRIES = 4
+"""Of a handshake that is dropped before anybody was asked who he is: that is how a server with too many at its door behaves."""
+
+PAUSE_SECONDS = (0.2, 2.0)
+"""Before the second try and at most; doubled each time and spread, so that all who were dropped do not return in step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,62 +59,159 @@ class Target:
     port: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of asyncssh.connect."""
+    keepalive_seconds: float = KEEPALIVE_SECONDS
 
 
 class Connection:
     """The connection to one server."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, handshakes: asyncio.Semaphore | None = None) -> None:
+        """Connect to `target`, when that is needed; `handshakes` is what all connections of this process share."""
         self.target = target
+        self._handshakes = handshakes or asyncio.Semaphore(MAX_HANDSHAKES)
+        self.made = 0
+        """How often it was made."""
         self._connected: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
         self._channels = asyncio.Semaphore(MAX_CHANNELS)
+        self._tasks = asyncio.Semaphore(MAX_TASKS)
+        self._open_channels: set[ChannelSession] = set()
+        self._closed = False
 
-    async def execute(self, line: str) -> ChannelSession:
-        """Have the far login shell run a line, and return the channel to it.
+    @property
+    def alive(self) -> bool:
+        """Whether it stands now, as far as this side can tell."""
+        return self._connected is not None and not self._connected.is_closed()
+
+    async def channel(self, line: str) -> ChannelSession:
+        """Have the far login shell run a line, for a worker, and return the channel to it.
+
+        Waits while MAX_CHANNELS are open.
 
         Raises:
-            ServerUnreachable, AuthenticationFailed.
+            ServerUnreachable: it cannot be connected to, or opens no channel.
+            AuthenticationFailed, HostKeyRefused: it does not let us in, or is not the one that we know.
+            Busy: it opens no further channel beside those that it has.
         """
-        connection = await self._open()
+        await self._channels.acquire()
         try:
-            _, opened = await connection.create_session(
-                ChannelSession, line, encoding=None, window=WINDOW, request_pty=False
-            )
-        except (asyncssh.ChannelOpenError, OSError) as error:
-            raise ServerUnreachable(f"{self.target.name} opens no channel: {error}") from error
-        assert isinstance(opened, ChannelSession)
-        return opened
+            session = await self._execute(line)
+        except BaseException:
+            self._channels.release()
+            raise
+        self._open_channels.add(session)
+        session.when_ended(lambda: self._release(session))
+        return session
 
-    async def forget(self, marker: str) -> None:
-        """End what carries the mark."""
+    @contextlib.asynccontextmanager
+    async def task(self, line: str) -> AsyncIterator[ChannelSession]:
+        """As `channel`, for something short: its channel is closed at the end."""
+        async with self._tasks:
+            session = await self._execute(line)
+            try:
+                yield session
+            finally:
+                assert session.channel is not None
+                session.channel.abort()
 
     async def aclose(self) -> None:
-        """Close it."""
-        if self._connected is not None:
-            self._connected.close()
-            await self._connected.wait_closed()
-            self._connected = None
-
-    async def _open(self) -> asyncssh.SSHClientConnection:
+        """Close it, and every channel."""
+        self._closed = True
         async with self._connecting:
-            if self._connected is not None and not self._connected.is_closed():
-                return self._connected
-            target = self.target
-            given: dict[str, Any] = {"username": target.user, "port": target.port}
+            connected, self._connected = self._connected, None
+        if connected is not None:
+            connected.close()
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    self._connected = await asyncssh.connect(
-                        target.address,
-                        encryption_algs=list(CIPHERS),
-                        compression_algs=None,
-                        keepalive_interval=KEEPALIVE_SECONDS,
-                        keepalive_count_max=KEEPALIVE_COUNT,
-                        **{name: value for name, value in given.items() if value is not None},
-                        **target.options,
-                    )
-            except asyncssh.PermissionDenied as error:
-                raise AuthenticationFailed(f"{target.name} does not let us in: {error.reason}") from error
-            except (OSError, asyncssh.Error, TimeoutError) as error:
-                raise ServerUnreachable(f"{target.name} cannot be reached: {error}") from error
+                    await connected.wait_closed()
+            except TimeoutError:
+                connected.abort()
+
+    async def open(self) -> asyncssh.SSHClientConnection:
+        """Return the connection, and make it where there is none. Raises: as `channel`."""
+        async with self._connecting:
+            if self._closed:
+                raise ServerUnreachable(f"the connection to {self.target.name} was closed")
+            if self._connected is None or self._connected.is_closed():
+                self._connected = await self._made()
+                self.made += 1
             return self._connected
+
+    def _release(self, session: ChannelSession) -> None:
+        self._open_channels.discard(session)
+        self._channels.release()
+
+    async def _execute(self, line: str) -> ChannelSession:
+        for again in (True, False):
+            connected = await self.open()
+            try:
+                async with asyncio.timeout(CHANNEL_SECONDS):
+                    _, opened = await connected.create_session(
+                        ChannelSession, line, encoding=None, window=WINDOW, request_pty=False, send_env=None
+                    )
+            except asyncssh.ChannelOpenError as error:
+                if connected.is_closed() and again:
+                    continue  # it was lost before anything was asked of it
+                raise self._no_channel(error) from error
+            except (OSError, asyncssh.Error, TimeoutError) as error:
+                if connected.is_closed() and again:
+                    continue
+                raise ServerUnreachable(f"{self.target.name} opens no channel: {_said(error)}") from error
+            assert isinstance(opened, ChannelSession)
+            return opened
+        raise AssertionError
+
+    def _no_channel(self, error: asyncssh.ChannelOpenError) -> MerError:
+        name, others = self.target.name, len(self._open_channels)
+        if others:
+            return Busy(
+                f"{name} opens no session beside the {others} that it has: {error.reason}",
+                hint="MaxSessions of its sshd_config says how many it allows.",
+            )
+        return ServerUnreachable(f"{name} opens no session: {error.reason}")
+
+    async def _made(self) -> asyncssh.SSHClientConnection:
+        pause, longest = PAUSE_SECONDS
+        for tries in range(1, TRIES + 1):
+            try:
+                async with self._handshakes, asyncio.timeout(CONNECT_SECONDS):
+                    return await self._connect()
+            except TimeoutError as error:
+                raise ServerUnreachable(f"{self.target.name} did not answer within {CONNECT_SECONDS:g} s") from error
+            except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
+                if tries == TRIES:
+                    raise ServerUnreachable(
+                        f"{self.target.name} dropped the connection {TRIES} times: {_said(error)}",
+                        hint="Are too many at its door? MaxStartups of its sshd_config says how many it lets wait.",
+                    ) from error
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads retries
+                pause = min(2 * pause, longest)
+        raise AssertionError
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        target = self.target
+        given: dict[str, Any] = {"username": target.user, "port": target.port}
+        try:
+            return await asyncssh.connect(
+                target.address,
+                encryption_algs=list(CIPHERS),
+                compression_algs=None,
+                keepalive_interval=target.keepalive_seconds,
+                keepalive_count_max=KEEPALIVE_COUNT,
+                **{name: value for name, value in given.items() if value is not None},
+                **target.options,
+            )
+        except asyncssh.PermissionDenied as error:
+            raise AuthenticationFailed(f"{target.name} does not let us in: {error.reason}") from error
+        except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError):
+            raise
+        except socket.gaierror as error:
+            raise ServerUnreachable(
+                f"{target.name}: {target.address} is no name that is known: {error.strerror}"
+            ) from error
+        except (OSError, asyncssh.Error) as error:
+            raise ServerUnreachable(f"{target.name} cannot be reached: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mer.core.errors import MerError, ServerUnreachable
-from mer.meal.bootstrap import START, archive, command, notice
+from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
 from mer.meal.host import Host, Launch, Probe, Stream
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
-from mer.meal.ssh.connection import Connection
+from mer.meal.ssh.connection import KEEPALIVE_COUNT, Connection
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer_worker.orphans import VARIABLE
 from mer_worker.wire import PREAMBLE
@@ -23,88 +25,182 @@ MAX_SAID = 64 << 10
 START_SECONDS = 30.0
 """What a far host gets from the command to the worker's first word: slow start-up files of a shell on a slow disk."""
 
+SWEEP_SECONDS = 10.0
+"""What sweeping up after a worker may take; a host that cannot be reached any more is swept when it is reached again."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes of a far task's answer."""
+
+MAX_UNSWEPT = 1000
+"""Markers of workers that could not be swept up after, kept for the next connection."""
+
 
 class SshHost(Host):
     """One server."""
 
-    def __init__(self, name: str, connection: Connection, *, python: str | None = None) -> None:
-        """Run workers over `connection`, by the interpreter at the absolute path `python`, or by the one that is found."""
+    def __init__(
+        self, name: str, connection: Connection, *, python: str | None = None, shared_cache: bool = False
+    ) -> None:
+        """Run workers over `connection`, by the interpreter at the absolute path `python`, or by the one that is found.
+
+        `shared_cache` lets the far cache folder lie below /tmp.
+        """
         self.name = name
         self._connection = connection
         self._python = python
-        self._shared_cache = False
+        self._shared_cache = shared_cache
+        self._unswept: list[str] = []
+        self._sweeping: set[asyncio.Task[None]] = set()
 
     async def probe(self) -> Probe:
         """Connect, and ask which interpreter a worker would have."""
-        launch = await self.prepare()
-        stream = await self.open(launch)
-        await stream.close(0.0)
-        raise NotImplementedError
+        found = await self.ask("probe", {}, seconds=START_SECONDS)
+        return Probe(
+            address=self._connection.target.address, python=str(found["python"]), version=str(found["version"])
+        )
 
     async def prepare(self) -> Launch:
-        """Say how a worker is started there; the folder is made there when it is."""
+        """Say how a worker is started there; its folder is made there when it is."""
         marker = uuid.uuid4().hex
         return Launch(argv=(), environment={VARIABLE: marker}, directory=Path("scratch") / marker, marker=marker)
 
     async def open(self, launch: Launch) -> Stream:
-        """Start a worker, and send its code first where it is not there yet."""
-        session = await self._started(self._task(launch))
+        """Start a worker, and send its code first where it is not there yet.
+
+        Raises:
+            ServerUnreachable, AuthenticationFailed, HostKeyRefused, Busy.
+        """
+        silence = self._connection.target.keepalive_seconds * (KEEPALIVE_COUNT + 1)
+        task = self._task(
+            START, launch.environment, scratch=launch.marker, arguments=["--silence", str(max(1, round(silence)))]
+        )
+        session = await self._connection.channel(self._command(task))
+        if self._unswept:
+            self._sweep_later()
         try:
-            return await self._answered(session, launch)
+            found = await self._spoken(session)
         except BaseException:
-            if session.channel is not None:
-                session.channel.abort()
+            assert session.channel is not None
+            session.channel.abort()
             raise
+        return ChannelStream(
+            session,
+            PREAMBLE + found.after,
+            found.before + b"".join(session.kept_log),
+            clean_up=lambda: self.kill(launch),
+            heartbeat_seconds=self._connection.target.keepalive_seconds,
+        )
+
+    async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+        """Have a task of mer_worker.far done there, and return its answer.
+
+        Raises:
+            ServerUnreachable: the host went away, did not do it, or took longer than `seconds`.
+            AuthenticationFailed, HostKeyRefused.
+        """
+        line = self._command(self._task(FAR_START, {}, arguments=["--task", name]))
+        try:
+            async with asyncio.timeout(seconds), self._connection.task(line) as session:
+                assert session.channel is not None
+                said = bytearray((await self._spoken(session)).after)
+                session.channel.write(json.dumps(fields).encode())
+                session.channel.write_eof()
+                while b"\n" not in said:
+                    if session.ended.is_set() and not session.kept:
+                        raise ServerUnreachable(f"{self.name} went away in the middle of its answer")
+                    if len(said) > MAX_ANSWER:
+                        raise ServerUnreachable(f"{self.name} answers without end")
+                    await session.arrived.wait()
+                    session.arrived.clear()
+                    said += session.taken()
+        except TimeoutError:
+            raise ServerUnreachable(f"{self.name} did not do {name!r} within {seconds:g} s") from None
+        try:
+            answer = json.loads(said.partition(b"\n")[0])
+            if "failed" in answer:
+                raise ServerUnreachable(f"{self.name} could not do {name!r}: {answer['failed']}")
+            done: dict[str, Any] = answer["done"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerUnreachable(f"{self.name} gave no answer to {name!r}") from error
+        return done
 
     async def kill(self, launch: Launch) -> None:
-        """End whatever carries the launch's mark."""
-        await self._connection.forget(launch.marker)
+        """End whatever carries the launch's mark there; where the host cannot be asked now, it is when it is reached again.
+
+        A worker whose connection is gone ends by itself, with all that it forked: this is for one that was killed.
+        """
+        if len(self._unswept) < MAX_UNSWEPT:
+            self._unswept.append(launch.marker)
+        if self._connection.alive:
+            await self._sweep()
 
     async def aclose(self) -> None:
         """Close the connection."""
+        for sweeping in self._sweeping:
+            sweeping.cancel()
+        await asyncio.gather(*self._sweeping, return_exceptions=True)
         await self._connection.aclose()
 
-    def _task(self, launch: Launch) -> dict[str, Any]:
+    def _sweep_later(self) -> None:
+        sweeping = asyncio.get_running_loop().create_task(self._sweep(), name=f"sweeping {self.name}")
+        self._sweeping.add(sweeping)
+        sweeping.add_done_callback(self._sweeping.discard)
+
+    async def _sweep(self) -> None:
+        markers, self._unswept = self._unswept, []
+        if not markers:
+            return
+        try:
+            await self.ask("sweep", {"markers": markers}, seconds=SWEEP_SECONDS)
+        except MerError:
+            self._unswept = (markers + self._unswept)[-MAX_UNSWEPT:]
+
+    def _command(self, task: Mapping[str, Any]) -> str:
+        return command(self._python, task)
+
+    def _task(
+        self, start: str, environment: Mapping[str, str], *, scratch: str = "", arguments: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Return what stage0 is to do."""
         code = archive()
         return {
             "digest": code.digest,
             "size": len(code.data),
             "allowed": sorted(ALLOWED),
             "prefix": ALLOWED_PREFIX,
-            "environment": dict(launch.environment),
-            "scratch": launch.marker,
-            "start": START,
-            "arguments": [],
+            "environment": dict(environment),
+            "scratch": scratch,
+            "start": start,
+            "arguments": arguments or [],
             "shared_cache": self._shared_cache,
         }
 
-    async def _started(self, task: dict[str, Any]) -> ChannelSession:
-        return await self._connection.execute(command(self._python, task))
-
-    async def _answered(self, session: ChannelSession, launch: Launch) -> Stream:
-        said = bytearray()
+    async def _spoken(self, session: ChannelSession) -> Noticed:
+        """Wait until what was started has said its first word, and send its code if it asks for that."""
+        said, sent = bytearray(), False
+        assert session.channel is not None
         try:
             async with asyncio.timeout(START_SECONDS):
                 while True:
                     await session.arrived.wait()
                     session.arrived.clear()
-                    said += b"".join(session.kept)
-                    session.kept.clear()
+                    said += session.taken()
                     found = notice(bytes(said))
                     if found is None:
                         if session.ended.is_set():
                             raise self._unanswered(session, bytes(said))
-                        if len(said) > MAX_SAID:
+                        if len(said) > MAX_SAID or session.logged > MAX_SAID:
                             raise ServerUnreachable(f"the login shell of {self.name} prints without end")
-                        continue
-                    if found.what == "fail":
+                    elif found.what == "fail":
                         raise await self._refused(session, found.after)
-                    if found.what == "worker":
-                        log = found.before + b"".join(session.kept_log)
-                        return ChannelStream(session, PREAMBLE + found.after, log, clean_up=lambda: self.kill(launch))
-                    assert session.channel is not None
-                    session.channel.write(archive().data)
-                    said[:] = found.after
+                    elif found.what != "need":
+                        return found
+                    elif sent:
+                        raise ServerUnreachable(f"{self.name} asks for the worker's code twice")
+                    else:
+                        sent = True
+                        session.channel.write(archive().data)
+                        said[:] = found.after
         except TimeoutError:
             raise ServerUnreachable(
                 f"{self.name} started no worker within {START_SECONDS:g} s{_quoted(bytes(said), session)}",
@@ -112,25 +208,28 @@ class SshHost(Host):
             ) from None
 
     async def _refused(self, session: ChannelSession, after: bytes) -> MerError:
-        await asyncio.wait_for(session.ended.wait(), START_SECONDS)
-        line = (after + b"".join(session.kept)).split(b"\n", 1)[0]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await session.ended.wait()
+        line = (after + session.taken()).split(b"\n", 1)[0]
         try:
             fields = json.loads(line)
-            return ServerUnreachable(f"{self.name}, {fields['step']}: {fields['message']}")
+            step, message = str(fields["step"]), str(fields["message"])
         except (ValueError, KeyError, TypeError):
             return ServerUnreachable(f"{self.name} refused to start a worker, and did not say why")
+        hint = f"mer -a server edit {self.name} --python /PATH/TO/python3" if step == "interpreter" else None
+        return ServerUnreachable(f"{self.name}, {step}: {message}", hint=hint)
 
     def _unanswered(self, session: ChannelSession, said: bytes) -> MerError:
+        words = _quoted(said, session)
         if session.error is not None:
             return ServerUnreachable(f"{self.name} went away while a worker was started: {session.error}")
         if session.status in (126, 127):
             return ServerUnreachable(
-                f"{self.name} has no {self._python or 'python3'}{_quoted(said, session)}",
+                f"{self.name} has no {self._python or 'python3'}{words}",
                 hint=f"mer -a server edit {self.name} --python /PATH/TO/python3",
             )
-        return ServerUnreachable(
-            f"{self.name} ended with status {session.status} before a worker spoke{_quoted(said, session)}"
-        )
+        return ServerUnreachable(f"{self.name} ended with status {session.status} before a worker spoke{words}")
 
 
 def _quoted(said: bytes, session: ChannelSession) -> str:

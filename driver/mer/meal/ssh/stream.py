@@ -10,6 +10,7 @@ import asyncssh
 
 from mer.meal.host import Bytes, Receiver, Stream
 from mer.meal.memory import WorkerMemory
+from mer_worker.wire import Kind, pack
 
 WINDOW = 32 << 20
 """Bytes that may be on their way here: at 50 ms of delay a window of 2 MiB holds a channel to 20 MiB/s, this one to 270."""
@@ -41,6 +42,7 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
         self.take_log: Callable[[bytes], None] = self._keep_log
         self.output_ended: Callable[[], None] = lambda: None
         self.closed: Callable[[], None] = lambda: None
+        self._on_end: list[Callable[[], None]] = []
         self.resumed: Callable[[], None] = lambda: None
         self.paused = False
         self.kept: list[bytes] = []
@@ -50,6 +52,13 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self.channel = chan
         chan.set_write_buffer_limits(high=CHANNEL_HIGH, low=CHANNEL_HIGH // 4)
+
+    def when_ended(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once the channel is closed; at once if it is."""
+        if self.ended.is_set():
+            tell()
+        else:
+            self._on_end.append(tell)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype is None:
@@ -79,7 +88,21 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
         self.error = exc
         self.ended.set()
         self.arrived.set()
+        for tell in self._on_end:
+            tell()
+        self._on_end.clear()
         self.closed()
+
+    def taken(self) -> bytes:
+        """Return what has come and was not taken yet."""
+        taken = b"".join(self.kept)
+        self.kept.clear()
+        return taken
+
+    @property
+    def logged(self) -> int:
+        """How many bytes of log are kept."""
+        return sum(map(len, self.kept_log))
 
     def _keep(self, data: bytes) -> None:
         self.kept.append(data)
@@ -87,6 +110,7 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
 
     def _keep_log(self, data: bytes) -> None:
         self.kept_log.append(data)
+        self.arrived.set()
 
 
 class ChannelStream:
@@ -97,11 +121,18 @@ class ChannelStream:
     without_memory = "the worker is on another machine"
 
     def __init__(
-        self, session: ChannelSession, first: bytes, log: bytes, *, clean_up: Callable[[], Awaitable[None]]
+        self,
+        session: ChannelSession,
+        first: bytes,
+        log: bytes,
+        *,
+        clean_up: Callable[[], Awaitable[None]],
+        heartbeat_seconds: float,
     ) -> None:
         """Go on with a channel on which a worker has begun to speak, by `first`; `log` is what came before and beside it.
 
-        `clean_up` ends what the worker leaves behind, over another channel.
+        `clean_up` ends what the worker leaves behind, over another channel. Every `heartbeat_seconds` the worker is told that
+        this side is there: it ends itself when it has heard nothing for some of them (docs/decisions/33-ssh-streams.md).
         """
         assert session.channel is not None
         self._session = session
@@ -116,6 +147,8 @@ class ChannelStream:
         self._drained: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._killed = False
+        self._heartbeat = heartbeat_seconds
+        self._beating: asyncio.TimerHandle | None = None
 
     @property
     def status(self) -> int | None:
@@ -136,6 +169,8 @@ class ChannelStream:
         session.kept.clear()
         if session.ended.is_set():
             self._closed()
+        else:
+            self._beat()
 
     def write(self, *pieces: Bytes) -> bool:
         """Send what the channel takes, and keep the rest by reference."""
@@ -164,15 +199,22 @@ class ChannelStream:
         await self.drain(0)
 
     async def close(self, grace: float) -> int | None:
-        """End the worker by the end of its input; what is left of it after `grace` seconds, by a second channel."""
+        """End the worker: `grace` seconds after a shutdown its input ends, as long after that a second channel kills it."""
+        if self._beating is not None:
+            self._beating.cancel()
+        if not self._waiting and await self._end(grace):  # it was told to shut down
+            return await self._swept_up()
         self._drop()
         if not self._session.ended.is_set():
             self._channel.write_eof()
             if not await self._end(grace):
                 self._killed = True
-                await self._swept()
+                self._sweep()
                 self._channel.abort()
                 await self._end(CLOSING_SECONDS)
+        return await self._swept_up()
+
+    async def _swept_up(self) -> int | None:
         if self._cleaning is not None:
             await asyncio.shield(self._cleaning)
         return self.status
@@ -211,6 +253,12 @@ class ChannelStream:
         if self._drained is not None and self._kept < HIGH_WATER:
             self._wake()
 
+    def _beat(self) -> None:
+        """Send a ping that nobody waits for: its pong finds no one, and is let go."""
+        if self._beating is not None and not self._waiting:  # what waits will be heard of
+            self.write(pack(Kind.PING))
+        self._beating = self._loop.call_later(self._heartbeat, self._beat)
+
     def _drop(self) -> None:
         self._waiting.clear()
         self._kept = 0
@@ -232,6 +280,8 @@ class ChannelStream:
 
     def _closed(self) -> None:
         self._drop()
+        if self._beating is not None:
+            self._beating.cancel()
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
