@@ -1,7 +1,7 @@
 """Tasks on a far host beside running models: to sweep up after a worker, to look around, to free room.
 
 Started by stage0 as a worker is, under the same interpreter and in the same cache. A task's fields come as JSON on stdin up to
-its end, once a mark has told that it listens; the answer is one line of JSON.
+its end; the answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-ANSWER = b"\x89MEA\r\n\x1a\n"
-"""Says that a task listens."""
-
 MAX_FIELDS = 64 << 20
 """Bytes of a task's fields: a list of a million digests."""
 
-_TASKS = {"sweep": "mer_worker.orphans:swept"}
+_TASKS = {"probe": "mer_worker.probing:probe", "sweep": "mer_worker.orphans:swept"}
 """By name: which function does it. It takes the cache folder and the fields, and returns an object."""
 
 
@@ -33,7 +30,6 @@ def main() -> None:
     source, sink = stdio.take()
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     answer: dict[str, Any]
-    os.write(sink, ANSWER)  # first of all: what comes before it is the login shell's, or a question of stage0
     try:
         module, _, name = _TASKS[arguments["--task"]].partition(":")
         do: Callable[[str, dict[str, Any]], dict[str, Any]] = getattr(importlib.import_module(module), name)

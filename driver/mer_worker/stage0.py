@@ -3,8 +3,8 @@
 It is sent as one argument of `python3 -c`, and runs under whatever `python3` is there, an ancient one too: so it is written
 in what every Python since 2.7 reads, and says by itself that it is too old. Its own argument is a task in JSON and Base64, so
 that no shell finds anything in it to expand. What it has to say comes behind a mark of eight bytes, since a login shell may
-have printed before: NEED, then the driver sends the worker's archive; or FAIL and a line of JSON. The worker's own preamble is
-the third mark.
+have printed before: NEED, then the driver sends the worker's archive; FAIL and a line of JSON; or GO, and from there on the
+stream is that of what it becomes.
 """
 
 import json
@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict  # noqa: F401 - in comments, as 2.7 has no annotations
 
+GO = b"\x89MEG\r\n\x1a\n"
 NEED = b"\x89MEN\r\n\x1a\n"
 FAIL = b"\x89MEX\r\n\x1a\n"
 OLDEST = (3, 9)
@@ -57,8 +58,14 @@ def main(task):  # type: (Dict[str, Any]) -> None
             environment["PYTHONPYCACHEPREFIX"] = compiled
         except (IOError, OSError) as error:
             raise Refused("cache", "%s: %s" % (getattr(error, "filename", None) or "the cache folder", error.strerror))
-        argv = [sys.executable, "-E", "-S", "-X", "pycache_prefix=" + compiled, "-c", task["start"], code]
-        os.execve(sys.executable, argv + task["arguments"] + arguments, environment)
+        argv = task["argv"]
+        if not argv:
+            argv = [sys.executable, "-E", "-S", "-X", "pycache_prefix=" + compiled, "-c", task["start"], code]
+            argv += task["arguments"] + arguments
+        if not os.access(argv[0], os.X_OK):
+            raise Refused("start", "%s cannot be started" % argv[0])
+        os.write(1, GO)
+        os.execve(argv[0], argv, environment)
     except Refused as refused:
         said = {"step": refused.step, "message": str(refused), "python": sys.executable}
         os.write(1, FAIL + json.dumps(said).encode("ascii") + b"\n")

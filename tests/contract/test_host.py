@@ -1,23 +1,28 @@
-"""What every kind of host does for a session: one suite over all kinds. Local now; others join HOSTS."""
+"""What every kind of host does for a session: one suite over all kinds, local and over a real sshd."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mer.core.errors import ServerUnreachable
 from mer.meal.host import Host, Launch
+from tests.support import sshd
 from tests.support.workers import local_host, until
 
-HOSTS: dict[str, Callable[[Path], Host]] = {"local": local_host}
 
-
-@pytest.fixture(params=sorted(HOSTS))
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
-    return HOSTS[request.param](tmp_path)
+@pytest.fixture(params=["local", "ssh"])
+async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
+    if request.param == "local":
+        made: Host = local_host(tmp_path)
+    else:
+        made = sshd.host(sshd.of_process())
+    yield made
+    await made.aclose()
 
 
 class Taker:
@@ -47,7 +52,7 @@ async def program(host: Host, source: str) -> Launch:
     """Return a launch of a Python program instead of a worker, where workers are started."""
     launch = await host.prepare()
     return Launch(
-        argv=(launch.argv[0], "-c", source),
+        argv=((await host.probe()).python, "-c", source),
         environment=launch.environment,
         directory=launch.directory,
         marker=launch.marker,
@@ -161,9 +166,11 @@ async def test_the_scratch_folder_is_the_workers_own_and_goes_with_it(host):
     taker = Taker()
     stream.start(taker)
     await until(lambda: taker.reason is not None)
-    assert taker.got.split() == [str(launch.directory).encode()] * 2
+    where, temporary = taker.got.decode().split()
+    assert where == temporary
+    assert where.endswith(str(launch.directory))  # on a far host it is relative to the cache
     await stream.close(grace=1.0)
-    assert not launch.directory.exists()
+    assert not os.path.exists(where)
 
 
 async def test_a_program_that_is_not_there_is_said(host):

@@ -6,18 +6,26 @@ False and the tests that need one say so.
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from mer.meal.ssh.connection import Connection, Target
+from mer.meal.ssh.host import SshHost
 
 HOST = "127.0.0.1"
 
@@ -145,6 +153,43 @@ class Sshd:
         known = self.folder / "known_hosts"
         known.write_text(self.known_hosts_line)
         return {"client_keys": [str(self.key)], "known_hosts": str(known), "config": None, "agent_path": None}
+
+
+def of_process() -> Sshd:
+    """Return a server that lasts as long as this process of tests, whose far sessions have a cache of their own.
+
+    Skips the test where there is no sshd.
+    """
+    if not available():
+        pytest.skip("no sshd here (on Debian: apt-get install openssh-server)")
+    if not _OF_PROCESS:
+        folder = Path(tempfile.mkdtemp(prefix="mer-sshd-"))
+        cache = folder / "cache"
+        cache.mkdir(mode=0o700)
+        server = Sshd(folder / "sshd", environment={"XDG_CACHE_HOME": str(cache)})
+        server.start()
+        _OF_PROCESS.append(server)
+
+        def end() -> None:
+            server.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+        atexit.register(end)
+    return _OF_PROCESS[0]
+
+
+def host(server: Sshd, *, name: str = "far", python: str | None = sys.executable, **target: Any) -> SshHost:
+    """Return a host over a new connection to the server, by this very interpreter."""
+    return SshHost(name, connection(server, name=name, **target), python=python, shared_cache=True)
+
+
+def connection(server: Sshd, *, name: str = "far", **target: Any) -> Connection:
+    """Return a connection that trusts the server, and is not made yet."""
+    given = {"address": HOST, "port": server.port, "user": server.user, "options": server.options()}
+    return Connection(Target(name=name, **given | target))
+
+
+_OF_PROCESS: list[Sshd] = []
 
 
 @contextmanager

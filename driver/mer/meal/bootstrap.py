@@ -1,7 +1,7 @@
 """How the worker gets to where it is not installed: one archive, cached there by digest, and a first step that unpacks it.
 
 The command that a far shell sees consists of letters, digits and `+/=_-.,;()"` inside single quotes, which bash, dash, zsh,
-fish and csh leave alone alike (docs/decisions/33-bootstrap.md).
+fish and csh leave alone alike (docs/decisions/33-ssh-host.md).
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mer_worker
-from mer_worker.far import ANSWER
-from mer_worker.stage0 import FAIL, NEED
-from mer_worker.wire import PREAMBLE
+from mer_worker.stage0 import FAIL, GO, NEED
 
-MARKS = {PREAMBLE: "worker", ANSWER: "answer", NEED: "need", FAIL: "fail"}
+MARKS = {GO: "go", NEED: "need", FAIL: "fail"}
 MARK_BYTES = 8
 
 _START = (

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.ssh.connection import KEEPALIVE_COUNT, Connection
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer_worker.orphans import VARIABLE
-from mer_worker.wire import PREAMBLE
 
 MAX_SAID = 64 << 10
 """Bytes that a login shell may print before the worker speaks, on either stream: what docs/wire.md allows."""
@@ -71,9 +70,8 @@ class SshHost(Host):
             ServerUnreachable, AuthenticationFailed, HostKeyRefused, Busy.
         """
         silence = self._connection.target.keepalive_seconds * (KEEPALIVE_COUNT + 1)
-        task = self._task(
-            START, launch.environment, scratch=launch.marker, arguments=["--silence", str(max(1, round(silence)))]
-        )
+        arguments = ["--silence", f"{silence:g}"]
+        task = self._task(START, launch.environment, scratch=launch.marker, arguments=arguments, argv=list(launch.argv))
         session = await self._connection.channel(self._command(task))
         if self._unswept:
             self._sweep_later()
@@ -85,10 +83,11 @@ class SshHost(Host):
             raise
         return ChannelStream(
             session,
-            PREAMBLE + found.after,
+            found.after,
             found.before + b"".join(session.kept_log),
             clean_up=lambda: self.kill(launch),
             heartbeat_seconds=self._connection.target.keepalive_seconds,
+            cleans_up=not launch.argv,
         )
 
     async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -159,7 +158,13 @@ class SshHost(Host):
         return command(self._python, task)
 
     def _task(
-        self, start: str, environment: Mapping[str, str], *, scratch: str = "", arguments: list[str] | None = None
+        self,
+        start: str,
+        environment: Mapping[str, str],
+        *,
+        scratch: str = "",
+        arguments: Sequence[str] = (),
+        argv: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Return what stage0 is to do."""
         code = archive()
@@ -171,7 +176,8 @@ class SshHost(Host):
             "environment": dict(environment),
             "scratch": scratch,
             "start": start,
-            "arguments": arguments or [],
+            "arguments": list(arguments),
+            "argv": list(argv),
             "shared_cache": self._shared_cache,
         }
 

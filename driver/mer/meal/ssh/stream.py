@@ -128,11 +128,13 @@ class ChannelStream:
         *,
         clean_up: Callable[[], Awaitable[None]],
         heartbeat_seconds: float,
+        cleans_up: bool,
     ) -> None:
         """Go on with a channel on which a worker has begun to speak, by `first`; `log` is what came before and beside it.
 
-        `clean_up` ends what the worker leaves behind, over another channel. Every `heartbeat_seconds` the worker is told that
-        this side is there: it ends itself when it has heard nothing for some of them (docs/decisions/33-ssh-streams.md).
+        `clean_up` ends what the worker leaves behind, over another channel; one that `cleans_up` itself and ends well leaves
+        nothing. Every `heartbeat_seconds` the worker is told that this side is there: it ends when it has heard nothing for
+        some of them (docs/decisions/33-ssh-host.md).
         """
         assert session.channel is not None
         self._session = session
@@ -140,6 +142,7 @@ class ChannelStream:
         self._first = first
         self._log = log
         self._clean_up = clean_up
+        self._cleans_up = cleans_up
         self._cleaning: asyncio.Task[None] | None = None
         self._receiver: Receiver | None = None
         self._waiting: collections.deque[memoryview] = collections.deque()
@@ -210,8 +213,9 @@ class ChannelStream:
             if not await self._end(grace):
                 self._killed = True
                 self._sweep()
-                self._channel.abort()
-                await self._end(CLOSING_SECONDS)
+                if not await self._end(CLOSING_SECONDS):  # it cannot be reached any more: nobody waits for it
+                    self._channel.abort()
+                    self._closed()
         return await self._swept_up()
 
     async def _swept_up(self) -> int | None:
@@ -225,6 +229,7 @@ class ChannelStream:
         self._drop()
         self._sweep()
         self._channel.abort()
+        self._loop.call_later(CLOSING_SECONDS, self._closed)  # where the other side does not agree to it
 
     def _take(self, data: bytes) -> None:
         receiver, view = self._receiver, memoryview(data)
@@ -285,7 +290,7 @@ class ChannelStream:
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        if self.status != 0:
+        if self.status != 0 or not self._cleans_up:
             self._sweep()
         receiver.ended(self._reason())
 
