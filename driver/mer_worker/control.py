@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _LOOK_MILLISECONDS = 5000
 """How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
 
+_LEAVING_SECONDS = 5.0
+"""What the main thread has to end the model and itself after a shutdown: the end of the stream then says nothing new."""
+
 _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
 """What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
 
@@ -91,6 +94,7 @@ class Listener:
         self._others = others
         self.tidy: Optional[Callable[[], None]] = None
         """Is called every few seconds, whatever the main thread does."""
+        self._told_to_end = False
         self.silence = 0.0
         """Seconds after which a driver that says nothing is taken for gone; 0: only the end of its stream tells that."""
 
@@ -123,6 +127,8 @@ class Listener:
             heard = time.monotonic()
             count = os.readv(self._descriptor, (self._decoder.buffer(),))
             if not count:
+                if self._told_to_end:
+                    time.sleep(_LEAVING_SECONDS)
                 return
             for frame in self._decoder.received(count):
                 if frame.kind == Kind.PING:
@@ -136,6 +142,8 @@ class Listener:
 
     def _hand_on(self, frame: Frame, others: Backlog) -> None:
         """Let the main thread have a frame, if it is not too far behind."""
+        if frame.kind == Kind.SHUTDOWN:
+            self._told_to_end = True
         waiting = len(others)
         if others.full and frame.kind in _REFUSABLE:
             text = f"{waiting} requests wait in this worker already"

@@ -170,7 +170,7 @@ async def test_the_scratch_folder_is_the_workers_own_and_goes_with_it(host):
     assert where == temporary
     assert where.endswith(str(launch.directory))  # on a far host it is relative to the cache
     await stream.close(grace=1.0)
-    assert not os.path.exists(where)
+    assert not os.path.exists(where)  # noqa: ASYNC240 - a test
 
 
 async def test_a_program_that_is_not_there_is_said(host):

@@ -20,6 +20,7 @@ from mer.meal.session import Session
 from mer_worker import wire
 from mer_worker.templates import Incoming
 from mer_worker.wire import Decoder, Frame, Kind
+from tests.support import sshd
 from tests.support.documents import ROOT
 from tests.support.workers import local_host
 
@@ -125,9 +126,13 @@ class Peer:
     name: str
     runner: str
     control: bool
+    far: bool = False
+    """Over SSH."""
 
     def host(self, folder: Path) -> Host:
         """Return a host that starts it."""
+        if self.far:
+            return sshd.host(sshd.of_process())
         return _Host(local_host(folder), self)
 
     def plan(self, folder: Path, *, source: str | None = None, **options: Any) -> WorkerPlan:
@@ -147,6 +152,7 @@ class Peer:
 PEERS = (
     Peer("control", "python", control=True),
     Peer("in-band", "python", control=False),
+    Peer("ssh", "python", control=False, far=True),
     Peer("node", "javascript", control=False),
 )
 
@@ -308,6 +314,7 @@ async def bare(
         yield conversation
     finally:
         await stream.close(0.5)
+        await host.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -322,3 +329,4 @@ async def session(peer: Peer, folder: Path, *, source: str | None = None, **opti
         yield opened
     finally:
         await opened.close()
+        await host.aclose()

@@ -24,6 +24,9 @@ PIECE = 64 << 10
 CHANNEL_HIGH = 256 << 10
 """Bytes that the channel may keep beyond the other side's window."""
 
+LEAST_GRACE = 0.5
+"""Seconds that the end of its input gets to end a worker: to kill it takes a channel of its own, which takes as long."""
+
 CLOSING_SECONDS = 5.0
 """What the end of a channel may take: the other side has to agree to it, and it may be gone."""
 
@@ -202,15 +205,13 @@ class ChannelStream:
         await self.drain(0)
 
     async def close(self, grace: float) -> int | None:
-        """End the worker: `grace` seconds after a shutdown its input ends, as long after that a second channel kills it."""
+        """End the worker by the end of its input; sshd passes on no signal: after twice the grace a second channel kills it."""
+        self._drop()
         if self._beating is not None:
             self._beating.cancel()
-        if not self._waiting and await self._end(grace):  # it was told to shut down
-            return await self._swept_up()
-        self._drop()
         if not self._session.ended.is_set():
             self._channel.write_eof()
-            if not await self._end(grace):
+            if not await self._end(max(2 * grace, LEAST_GRACE)):
                 self._killed = True
                 self._sweep()
                 if not await self._end(CLOSING_SECONDS):  # it cannot be reached any more: nobody waits for it
