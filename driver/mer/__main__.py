@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a database is imported when one is opened
     from mer.api import Mer
-    from mer.core.actor import Actor, Via
+    from mer.core.actor import Actor, Guest, Via
     from mer.core.records import Server
     from mer.dal.base import Store
     from mer.meal.host import Host
@@ -25,17 +25,21 @@ def main() -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_mer(settings: Settings, via: Via) -> AsyncIterator[Mer]:
-    """Open the database of the settings, and give a Mer for whoever runs this process."""
+async def open_mer(settings: Settings, via: Via, *, guest: Guest | None = None) -> AsyncIterator[Mer]:
+    """Open the database of the settings, and give a Mer for whoever runs this process, or for a guest of his."""
     from mer.surroundings import current_actor
 
-    async with compose(settings, actor=current_actor(via, environ=os.environ)) as m:
+    async with compose(settings, actor=current_actor(via, environ=os.environ, guest=guest), guest=guest) as m:
         yield m
 
 
 @contextlib.asynccontextmanager
-async def compose(settings: Settings, *, actor: Actor, store: Store | None = None) -> AsyncIterator[Mer]:
+async def compose(
+    settings: Settings, *, actor: Actor, store: Store | None = None, guest: Guest | None = None
+) -> AsyncIterator[Mer]:
     """Put a Mer together; with `store`, over that one, which the caller has opened and closes.
+
+    For a `guest` it runs the models that he is lent, and knows no others.
 
     Raises:
         UsageError: an auditor was given leave to change something.
@@ -47,21 +51,21 @@ async def compose(settings: Settings, *, actor: Actor, store: Store | None = Non
             "an auditor only reads", hint="Leave out --auditor, or -a (both may stand in the environment)."
         )
     if store is not None:
-        async with _assemble(settings, actor, store) as m:
+        async with _assemble(settings, actor, store, guest) as m:
             yield m
         return
     from mer.dal.open import open_store
 
     opened = await open_store(settings)
     try:
-        async with _assemble(settings, actor, opened) as m:
+        async with _assemble(settings, actor, opened, guest) as m:
             yield m
     finally:
         await opened.close()
 
 
 @contextlib.asynccontextmanager
-async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIterator[Mer]:
+async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest | None) -> AsyncIterator[Mer]:
     import datetime as dt
     import time
 
@@ -97,7 +101,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store) -> AsyncIter
 
     monotonic = time.monotonic
     recorder = Recorder(store.access_log, clock=clock)
-    resolver = Resolver(store, monotonic=monotonic)
+    resolver = Resolver(store, monotonic=monotonic, only=None if guest is None else guest.models)
     changes = Changes(store, recorder, allowed=settings.allow_changes, changed=resolver.forget)
     content = ContentStore(settings.state_folder / "content")
     local = LocalHost(

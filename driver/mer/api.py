@@ -13,7 +13,7 @@ from mer.content.store import ContentStore
 from mer.core.actor import Actor
 from mer.core.carton import spec_faults
 from mer.core.carton.document import MOST_FAULTS
-from mer.core.errors import ConfigurationError, PackageInvalid, UsageError
+from mer.core.errors import ConfigurationError, MerError, PackageInvalid, UsageError
 from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import check_name, parse_reference
 from mer.core.specs import VersionSpec
@@ -187,6 +187,13 @@ class Mer:
             HandleUnknown: they were run or released before, or kept for too long.
         """
         return await self._sealing.release(sealed)
+
+    async def refuse(self, reference: str, error: MerError, *, actor: Actor | None = None) -> None:
+        """Put on record that a run was refused before it was asked for here: by a face, for what it got to see.
+
+        `reference` is what was asked for, as it was typed.
+        """
+        await self._executor.refuse(reference, error, actor=actor or self.actor)
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
         """Return the spec of the version that `run` would run.

@@ -8,19 +8,24 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from mer.core.actor import Actor, Via
+from mer.core.actor import Actor, Guest, Via
 
 MAX_ANCESTORS = 16
 """Processes to look at on the way up: cron stands a few above its command, beyond that it no longer started us."""
 
 
-def current_actor(via: Via, *, environ: Mapping[str, str]) -> Actor:
-    """Return the actor of this process. A one-shot is further told apart into one by cron and one by SSH."""
+def current_actor(via: Via, *, environ: Mapping[str, str], guest: Guest | None = None) -> Actor:
+    """Return the actor of this process. A one-shot is further told apart into one by cron and one by SSH.
+
+    A guest stands under his own name, beside the uid of the account that has let him in.
+    """
     uid = os.getuid()
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:  # a container may run under a uid that nobody has
         user = f"uid-{uid}"
+    if guest is not None:
+        user = guest.name
     ssh = environ.get("SSH_CONNECTION") or None
     if via is Via.ONE_SHOT and ssh:
         via = Via.SSH

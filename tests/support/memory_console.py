@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from mer.api import Mer
-from mer.core.actor import Via
+from mer.core.actor import Guest, Via
 from mer.core.specs import TensorSpec
 from mer.faces.cli import main
 from mer.settings import Settings
@@ -49,7 +49,7 @@ def count(to, pause):
 
 
 @contextlib.asynccontextmanager
-async def open_in_memory(settings: Settings, via: Via) -> AsyncIterator[Mer]:
+async def open_in_memory(settings: Settings, via: Via, *, guest: Guest | None = None) -> AsyncIterator[Mer]:
     from mer.__main__ import compose
     from mer.dal.memory import MemoryStore
     from mer.settings import load
@@ -57,13 +57,13 @@ async def open_in_memory(settings: Settings, via: Via) -> AsyncIterator[Mer]:
     from tests.support.running import folder_with, python_spec
 
     store = MemoryStore()
-    actor = current_actor(via, environ=os.environ)
+    actor = current_actor(via, environ=os.environ, guest=guest)
     allowed = load(environ=os.environ, flags={"allow_changes": True})
     folder = folder_with(settings.state_folder / "package", HANDLER)
     text = TensorSpec(name="text", dtype="string", shape=())
     async with compose(allowed, actor=actor, store=store) as m:
         await m.register_model("echo", folder, spec=python_spec(inputs=(text,)))
-    async with compose(settings, actor=actor, store=store) as m:
+    async with compose(settings, actor=actor, store=store, guest=guest) as m:
         yield m
 
 

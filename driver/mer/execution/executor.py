@@ -84,6 +84,10 @@ class Executor:
         resolved = await self._resolver.resolve(reference, on=on)
         return (await self._choose(resolved)).version.spec
 
+    async def refuse(self, reference: str, error: MerError, *, actor: Actor) -> None:
+        """Put on record that an invocation was refused before it came here (see `Mer.refuse`)."""
+        await self.audit.refused(InvocationId(uuid7()), Subject(reference=reference), actor, error)
+
     async def run(
         self,
         reference: str,

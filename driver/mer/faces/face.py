@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from mer.core.errors import ConfirmationNeeded, Interrupted
 
 if TYPE_CHECKING:
     from mer.api import Mer
-    from mer.core.actor import Via
+    from mer.core.actor import Guest, Via
     from mer.faces.render.console import Console
     from mer.settings import Settings
 
-OpenMer: TypeAlias = "Callable[[Settings, Via], contextlib.AbstractAsyncContextManager[Mer]]"
+
+class OpenMer(Protocol):
+    """Opens the Mer of a process, for the user who runs it or for a guest of his."""
+
+    def __call__(
+        self, settings: Settings, via: Via, *, guest: Guest | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Mer]: ...
 
 
 class Access:
@@ -26,6 +32,8 @@ class Access:
         self.flags: dict[str, object] = {}
         self.env_file: Path | None = None
         self.repl = repl
+        self.guest: Guest | None = None
+        """In whose name all of it is asked for, where it is not the user who runs this process."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a command may have changed the registry: the REPL's completion wants to know."""
         self._open_mer = open_mer
@@ -57,7 +65,12 @@ class Access:
             from mer.core.actor import Via
 
             via = Via.REPL if self.repl else Via.ONE_SHOT
-            self._mer = await self._closing.enter_async_context(self._open_mer(self.settings, via))
+            opening = (
+                self._open_mer(self.settings, via)
+                if self.guest is None
+                else self._open_mer(self.settings, via, guest=self.guest)
+            )
+            self._mer = await self._closing.enter_async_context(opening)
         return self._mer
 
     async def aclose(self) -> None:

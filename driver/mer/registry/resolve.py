@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from mer.core.errors import PlacementNotFound, Retired
+from mer.core.errors import ModelNotFound, PlacementNotFound, Retired
 from mer.core.records import LOCAL, Model, Placement, Server, Version
 from mer.core.references import Reference, parse_reference
 from mer.dal.base import Store
@@ -41,8 +41,10 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 class Resolver:
     """Resolves references, and remembers for a moment what they meant."""
 
-    def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, store: Store, *, monotonic: Callable[[], float], only: Collection[str] | None = None) -> None:
+        """Resolve references to any model, or to those named in `only`: any other is unknown, registered or not."""
         self._store = store
+        self._only = only
         self._monotonic = monotonic
         self._remembered: dict[tuple[str, str | None], tuple[float, Resolved]] = {}
 
@@ -73,7 +75,9 @@ class Resolver:
     async def _resolve(self, text: str, on: str | None) -> Resolved:
         reference = parse_reference(text)
         models = self._store.models
-        model = await models.get(reference.name)
+        model = await models.get(reference.name)  # also of one that is not lent: a quicker answer would tell it apart
+        if self._only is not None and model.name not in self._only:
+            raise unknown_model(reference.name)
         if model.retired_at is not None:
             raise Retired(f"the model {model.name} was retired on {model.retired_at:%Y-%m-%d}")
         version = await meant(self._store, model, reference)
@@ -126,6 +130,11 @@ class Resolver:
         if placement.version is not None and placement.version != version.number:
             version = await require_in_use(self._store, model, placement.version)
         return Candidate(server=server, version=version, placement=placement)
+
+
+def unknown_model(name: str) -> ModelNotFound:
+    """Return the error for a model that somebody may not know of: in the words of a store that has none of that name."""
+    return ModelNotFound(f"no model {name!r} is registered")
 
 
 def _fits(placement: Placement, reference: Reference, version: Version) -> bool:

@@ -30,6 +30,9 @@ ENTRIES: Mapping[str, Entry] = {
     "driver": Entry("mer.faces.commands.driver", "Drivers: the living processes that run models."),
     "db": Entry("mer.faces.commands.db", "The database: its state, copies and backups."),
     "settings": Entry("mer.faces.commands.settings", "Settings: what is set, and from where."),
+    "serve-ssh": Entry(
+        "mer.faces.commands.serve_ssh", "Lend models to a key: the command of its authorized_keys line."
+    ),
     "version": Entry("mer.faces.commands.version", "Show which MER this is."),
 }
 

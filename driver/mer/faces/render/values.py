@@ -34,6 +34,10 @@ class Described:
         """Return it as an array of numpy, or None where it is no array of numbers."""
         return self._plain if self.numeric else None
 
+    def items(self) -> list[Described]:
+        """Return what it is nested of."""
+        return list(self._plain)
+
     def plain(self) -> Any:
         """Return it as numbers, texts and lists of them."""
         if self.numeric:

@@ -1,0 +1,37 @@
+"""Errors as a guest is told of them: what is wrong with what he asked for, and not how the owner's machine is arranged."""
+
+from __future__ import annotations
+
+from mer.core.errors import (
+    Busy,
+    DeadlineExceeded,
+    InputInvalid,
+    Interrupted,
+    MerError,
+    ModelFailed,
+    ModelNotFound,
+    NotAllowed,
+    NotFound,
+    UsageError,
+    WorkerLost,
+)
+
+HIS_OWN = (Busy, DeadlineExceeded, InputInvalid, Interrupted, ModelFailed, NotAllowed, NotFound, UsageError, WorkerLost)
+"""Whose messages are about the request. Others name paths, databases and servers."""
+
+OWNERS = "The owner of this machine can find out more."
+
+
+def for_guest(error: MerError) -> MerError:
+    """Return an error for a guest: of the same exit code, and without a model's traceback, which quotes its code."""
+    if isinstance(error, ModelNotFound):
+        error.hint = "`model list` shows what this key may run."
+    elif isinstance(error, NotFound):
+        error.hint = "`model show MODEL` shows its versions and aliases."
+    elif isinstance(error, ModelFailed):
+        error.traceback = None
+    elif not isinstance(error, HIS_OWN):
+        told = type(error)()
+        told.hint = OWNERS
+        return told
+    return error
