@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from queue import SimpleQueue
 
+from mer_worker.credit import size_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mer_worker.wire import Frame
 
 MOST_WAITING = 1024
 MOST_WAITING_BYTES = 1 << 30
-"""Frames, and bytes of their bodies, that a worker over a single stream keeps while its model computes. It reads on, since
-a cancel may come; a request beyond this is answered as busy."""
+"""Frames, and bytes of them with their segments in shared memory, that a worker over a single stream keeps while its model
+computes. It reads on, since a cancel may come; a request beyond this is answered as busy."""
 
 
 class Backlog:
@@ -30,21 +32,24 @@ class Backlog:
     @property
     def full(self) -> bool:
         """Whether so much waits that one more request is too many."""
-        waiting = self._frames.qsize()
-        return waiting >= MOST_WAITING or (waiting > 0 and self._put - self._taken >= MOST_WAITING_BYTES)
+        return self._beyond(MOST_WAITING, MOST_WAITING_BYTES)
 
     @property
     def overflowing(self) -> bool:
         """Whether more waits than anybody was allowed to send."""
-        return self._frames.qsize() >= 4 * MOST_WAITING
+        return self._beyond(4 * MOST_WAITING, 4 * MOST_WAITING_BYTES)
+
+    def _beyond(self, most: int, most_bytes: int) -> bool:
+        waiting = self._frames.qsize()
+        return waiting >= most or (waiting > 0 and self._put - self._taken >= most_bytes)
 
     def put(self, frame: Frame) -> None:
         """Add a frame."""
-        self._put += len(frame.body)
+        self._put += size_of(frame)
         self._frames.put(frame)
 
     def get(self) -> Frame:
         """Wait for the next frame."""
         frame = self._frames.get()
-        self._taken += len(frame.body)
+        self._taken += size_of(frame)
         return frame

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from mer_worker.credit import size_of
 from mer_worker.failures import Failure, error_frame
 from mer_worker.limits import Limits
 from mer_worker.shared import goes_shared, shares
 from mer_worker.templates import Incoming, Outgoing
-from mer_worker.wire import MAX_BODY_BYTES, Kind, WireError, agree, most_body
+from mer_worker.wire import MAX_BODY_BYTES, BodyDropped, Kind, WireError, agree, most_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_SET_ASIDE = 1024
 """Frames that are kept while a request waits for its own: the requests of a patient driver, and then no more of them."""
+MOST_SET_ASIDE_BYTES = 1 << 30
+"""Of them, with their segments in shared memory: one request of the largest size, or many of a usual one."""
 
 _OF_A_REQUEST = (Kind.PART, Kind.CREDIT)
 
@@ -57,6 +60,7 @@ class Conversation:
     """The frames of one driver, and the way to answer them."""
 
     __slots__ = (
+        "_aside_bytes",
         "_set_aside",
         "channel",
         "ending",
@@ -100,6 +104,7 @@ class Conversation:
         self.memory: Sharing | None = None
         """Where large tensors travel; None: with their frames."""
         self._set_aside: deque[Frame] = deque()
+        self._aside_bytes = 0
 
     def greet(self, hello: Mapping[str, Any]) -> None:
         """Take the driver's hello. Raises: as Peer."""
@@ -145,6 +150,17 @@ class Conversation:
         """Return what the handler's error is: its own, or a limit that the kernel has held."""
         return self._marked(self.limits.failure(error, "model", "in the handler"))
 
+    def unreadable(self, error: BaseException) -> Failure:
+        """Return why inputs cannot be read: they are not as they must be, or there is no memory for them."""
+        if not isinstance(error, (BodyDropped, MemoryError)):
+            return Failure("input", "input-invalid", str(error))
+        most, text = self.limits.memory, str(error) or "there is no memory for the inputs"
+        if most is not None:
+            return Failure(
+                "limit", "memory", f"the inputs do not fit into what the limit of {most} bytes leaves: {text}"
+            )
+        return Failure("busy", "out-of-memory", text)
+
     def _marked(self, failure: Failure) -> Failure:
         """Say of a failure whether it is this worker's last."""
         if self.runner is not None and self.runner.ended:
@@ -155,7 +171,10 @@ class Conversation:
         """Yield the frames to be served, in order, those that were set aside first; ends with the driver's end."""
         while True:
             if self._set_aside:
-                yield self._set_aside.popleft()
+                kept = self._set_aside.popleft()
+                self._aside_bytes -= size_of(kept)
+                yield kept
+                del kept
                 continue
             source = self.source
             if self.shortcut is not None and source.clear:
@@ -180,6 +199,7 @@ class Conversation:
                 received = aside[at]
                 if received.request == request and received.kind in _OF_A_REQUEST:
                     del aside[at]
+                    self._aside_bytes -= size_of(received)
                     return received
                 if received.kind == Kind.SHUTDOWN or (received.kind == Kind.ERROR and not received.request):
                     return None
@@ -201,10 +221,12 @@ class Conversation:
         kind, aside = received.kind, self._set_aside
         if kind in _OF_A_REQUEST and received.request < running:
             return  # of a request that is over
-        if len(aside) >= MOST_SET_ASIDE and kind in (Kind.INFER, Kind.SEAL):
+        most = MOST_SET_ASIDE_BYTES
+        if (len(aside) >= MOST_SET_ASIDE or self._aside_bytes >= most) and kind in (Kind.INFER, Kind.SEAL):
             failure = Failure("busy", "queue-full", f"{len(aside)} requests wait in this worker already")
             self.channel.send(error_frame(failure, received.request))
-        elif len(aside) >= 4 * MOST_SET_ASIDE:
+        elif len(aside) >= 4 * MOST_SET_ASIDE or self._aside_bytes >= 4 * most:
             raise WireError(f"{len(aside)} frames wait: more were sent than were asked for")
         elif kind != Kind.CANCEL:  # over a single stream, where another thread has taken it already
             aside.append(received)
+            self._aside_bytes += size_of(received)

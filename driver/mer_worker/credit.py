@@ -28,7 +28,12 @@ MOST_CREDIT = 1 << 62
 def weight(received: Frame) -> int:
     """Return the bytes that a received part counts: its body's, or those of its segments where they lie elsewhere."""
     shared = getattr(received, "shared", None)
-    return len(received.body) if shared is None else sum(map(len, shared))
+    return len(received.body) + received.dropped if shared is None else sum(map(len, shared))
+
+
+def size_of(received: Frame) -> int:
+    """Return the bytes that a received frame keeps from others, here and in shared memory."""
+    return len(received.head) + weight(received)
 
 
 def weight_of(encoded: Encoded, opening: Bytes) -> int:

@@ -17,6 +17,7 @@ from mer_worker.wire import (
     MAX_NAME_BYTES,
     MAX_RANK,
     MAX_SEGMENTS,
+    BodyDropped,
     Flag,
     Frame,
     WireError,
@@ -136,12 +137,19 @@ def with_meta(layout: Layout, meta: Mapping[str, Any] | None) -> bytes:
     Raises:
         WireError: `meta` is no JSON, or beyond its cap.
     """
-    if not meta:
-        return layout.head
+    return layout.head[:-1] + b',"meta":' + meta_text(meta) + b"}" if meta else layout.head
+
+
+def meta_text(meta: Mapping[str, Any]) -> bytes:
+    """Return a meta as a head has it.
+
+    Raises:
+        WireError: it is no JSON, or beyond its cap.
+    """
     text = dump(meta)
     if len(text) > MAX_META_BYTES:
         raise WireError(f"a meta of {len(text)} bytes: the cap is {MAX_META_BYTES}")
-    return layout.head[:-1] + b',"meta":' + text + b"}"
+    return text
 
 
 NO_META: Mapping[str, Any] = {}
@@ -193,7 +201,10 @@ def open_frame(frame: Frame) -> tuple[Layout, Mapping[str, Any], list[memoryview
 
     Raises:
         WireError: it is not as docs/wire.md has it.
+        BodyDropped: there was no memory for its body.
     """
+    if frame.dropped:
+        raise BodyDropped(f"there is no memory for {frame.dropped} bytes of tensors")
     layout = _by_head.get(frame.head)
     if layout is None:
         layout, meta = read_head(frame)

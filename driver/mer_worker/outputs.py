@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from mer_worker.bodies import aligned
 from mer_worker.dtypes import NUMERIC, NUMPY_NAMES
 from mer_worker.layout import layout_of
 from mer_worker.shared import SHARED_FROM
 from mer_worker.tensors import values_of
-from mer_worker.wire import aligned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

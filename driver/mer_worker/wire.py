@@ -7,9 +7,9 @@ so does everything that tests them. Every length has a cap, checked before a byt
 from __future__ import annotations
 
 import json
-import mmap
 import struct
-from array import array
+
+from mer_worker import bodies
 
 TYPE_CHECKING = False  # `typing` itself costs a worker 1 MB and 3 ms
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ HEADER_BYTES = 32
 U32 = (1 << 32) - 1
 """The most that a header's number can say; what is more is told as this."""
 
-ALIGNMENT = 64
-"""Segments begin at multiples of this within the body, and bodies in memory: a cache line, and what SIMD loads like."""
+ALIGNMENT = bodies.ALIGNMENT
+"""Segments begin at multiples of this within the body, and bodies in memory."""
 
 MAX_HEAD_BYTES = 1 << 20
 """A head names tensors; one that needs more is no head, and JSON of this size already takes milliseconds."""
@@ -68,8 +68,6 @@ MAX_ERROR_TEXT = 64 << 10
 
 RECEIVE_BYTES = 64 << 10
 """One read's worth: the capacity of a Linux pipe."""
-_MAPPED_BYTES = 128 << 10
-"""Bodies from this size on get pages of their own, which the kernel gives back at once when they die."""
 
 
 class Kind:
@@ -118,6 +116,10 @@ class FrameTooLarge(WireError):
     """A length in a frame's header is beyond its cap."""
 
 
+class BodyDropped(WireError):
+    """There was no memory for a frame's body, so it was read and forgotten: its request cannot be answered."""
+
+
 class VersionMismatch(WireError):
     """The two sides have no protocol version in common."""
 
@@ -125,7 +127,7 @@ class VersionMismatch(WireError):
 class Frame:
     """One frame as received; the body lies in aligned memory of its own, which lives as long as something looks at it."""
 
-    __slots__ = ("body", "flags", "head", "kind", "number", "request", "segments", "shared", "template")
+    __slots__ = ("body", "dropped", "flags", "head", "kind", "number", "request", "segments", "shared", "template")
 
     def __init__(
         self,
@@ -147,6 +149,8 @@ class Frame:
         """By kind: a request's deadline in milliseconds, a result's run time in microseconds, a credit's parts."""
         self.head = head
         self.body = body
+        self.dropped = 0
+        """Bytes of a body for which there was no memory: it is not here, and what comes after it is."""
         self.shared: list[memoryview] | None = None
         """The segments, once a body that lies in shared memory was claimed (mer_worker.shared)."""
 
@@ -279,19 +283,6 @@ def most_body(hello: Mapping[str, Any]) -> int:
     return min(most, MAX_BODY_BYTES) if type(most) is int and most >= 0 else MAX_BODY_BYTES
 
 
-def aligned(size: int) -> memoryview:
-    """Return `size` writable bytes that begin at a multiple of ALIGNMENT."""
-    if size >= _MAPPED_BYTES:
-        # private: a shared anonymous mapping would be a file in shmem, slower to fault in
-        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-    block = _ZERO * (size + ALIGNMENT - 1)
-    skip = -block.buffer_info()[0] % ALIGNMENT
-    return memoryview(block)[skip : skip + size]
-
-
-_ZERO = array("B", b"\0")
-
-
 class Decoder:
     """Frames out of bytes, however they were cut on the way.
 
@@ -299,10 +290,12 @@ class Decoder:
     """
 
     __slots__ = (
+        "_bodies",
         "_body",
         "_buffer",
         "_end",
         "_filled",
+        "_left",
         "_limits",
         "_noise",
         "_noise_bytes",
@@ -324,8 +317,11 @@ class Decoder:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._pending: Frame | None = None
+        self._bodies = bodies.Bodies()
         self._body = memoryview(b"")
         self._filled = 0
+        self._left = 0
+        """Of a body that is being dropped: bytes that have not come yet."""
         self._seen = not preamble
         self._noise = b""
         self._noise_bytes = 0
@@ -335,7 +331,7 @@ class Decoder:
     def buffer(self) -> memoryview:
         """Return where the next bytes go; never empty."""
         if self._pending is not None:
-            return self._body[self._filled :]
+            return self._view[: self._left] if self._left else self._body[self._filled :]
         if self._start == self._end:
             self._start = self._end = 0
             return self._view
@@ -361,11 +357,16 @@ class Decoder:
             WireError: the bytes are no frames. After any error the stream is of no more use.
         """
         if self._pending is not None:
-            self._filled += count
-            if self._filled < len(self._body):
-                return ()
+            if self._left:
+                self._left -= count
+                if self._left:
+                    return ()
+            else:
+                self._filled += count
+                if self._filled < len(self._body):
+                    return ()
             whole, self._pending, self._body = self._pending, None, memoryview(b"")
-            if whole.flags & Flag.SHARED and self.claim is not None:
+            if whole.flags & Flag.SHARED and self.claim is not None and not whole.dropped:
                 self.claim(whole)
             return (whole,)
         if self._seen and not self._end:
@@ -409,7 +410,10 @@ class Decoder:
         view = self._view
         body: Bytes = b""
         if body_bytes:
-            body = aligned(body_bytes)
+            try:
+                body = bodies.aligned(body_bytes)
+            except MemoryError:  # dropped by the general way
+                return None
             body[:] = view[start:count]
         head = bytes(view[HEADER_BYTES:start])
         if template and self._templates is not None:
@@ -441,25 +445,31 @@ class Decoder:
         if template and self._templates is not None:
             head = self._templates.head(template, head)
         whole = Frame(kind, flags, segments, template, request, number, head)
-        end = body_start + body_bytes
         if not body_bytes:
             self._start = body_start
-        elif end <= self._end:
-            body = aligned(body_bytes)
-            body[:] = self._view[body_start:end]
-            whole.body = body
-            self._start = end
-        else:
-            whole.body = self._body = aligned(body_bytes)
-            self._filled = self._end - body_start
-            self._body[: self._filled] = self._view[body_start : self._end]
-            self._pending = whole
-            self._start = self._end = 0
+        elif not self._begin_body(whole, body_bytes, body_start):
             return False
-        if flags & Flag.SHARED and self.claim is not None:
+        if flags & Flag.SHARED and self.claim is not None and not whole.dropped:
             self.claim(whole)
         frames.append(whole)
         return self._start < self._end
+
+    def _begin_body(self, whole: Frame, size: int, start: int) -> bool:
+        """Give a frame its body as far as it is in the buffer, from `start` on; False when more bytes are needed."""
+        there = min(size, self._end - start)
+        try:
+            whole.body = self._body = self._bodies.take(size)
+            self._body[:there] = self._view[start : start + there]
+        except MemoryError:
+            whole.dropped = size
+        self._start = start + there
+        if there == size:
+            self._body = memoryview(b"")
+            return True
+        self._pending, self._filled = whole, there
+        self._left = size - there if whole.dropped else 0
+        self._start = self._end = 0
+        return False
 
     def _find_preamble(self) -> bool:
         """Skip what a login shell printed."""

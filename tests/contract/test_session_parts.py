@@ -220,6 +220,20 @@ class TestInputsInParts:
             worker.say(part(2, {"x": b"late"}, more=True) + end(2) + infer(3))
             await worker.result(3)
 
+    async def test_a_part_that_is_none_is_an_error_of_the_input(self, peer: Peer, tmp_path: Path) -> None:
+        async with bare(peer, tmp_path) as worker:
+            worker.can("stream")
+            worker.say(infer(2, {"inputs": True}, flags=Flag.MORE))
+            await granted(worker, 2)
+            worker.say(pack(Kind.PART, b'{"tensors":[{"name":"x"}]}', request=2, flags=Flag.MORE) + end(2))
+            while isinstance(found := await worker.next(), Frame) and found.kind == Kind.CREDIT:
+                pass
+            assert isinstance(found, Frame), found
+            fields = found.fields()
+            assert (found.kind, fields["kind"], fields["code"]) == (Kind.ERROR, "input", "input-invalid")
+            worker.say(infer(3))
+            await worker.result(3)
+
     async def test_a_part_without_credit_is_a_broken_stream(self, peer: Peer, tmp_path: Path) -> None:
         async with bare(peer, tmp_path) as worker:
             worker.can("stream")

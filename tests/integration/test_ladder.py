@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mer.core.errors import DeadlineExceeded, Interrupted, WorkerLost
-from mer.meal.ladder import CANCELS, STEP
+from mer.meal.ladder import CANCELS, OTHERS, STEP
 from mer.meal.pool import Pool
 from mer.meal.session import Session
 from mer.meal.streams import PartStream, inference
@@ -137,3 +137,24 @@ async def test_who_lets_go_of_a_stream_and_then_of_its_end_leaves_no_error_unsee
     del stream, closing
     gc.collect()
     assert unseen == []
+
+
+async def test_a_worker_that_was_given_up_ends_with_the_last_answer_though_that_is_a_small_one(tmp_path: Path) -> None:
+    source = (
+        SOURCE.replace('inputs.get("seconds", 0)', 'float(inputs["seconds"][0])')
+        .replace('inputs.get("swallow", 0)', '99 if len(inputs["seconds"]) > 1 else 0')
+        .replace('{"pid": os.getpid(), "swallowed": swallowed}', '{"seconds": ["1"]}')
+    )
+    async with session_with(tmp_path, source, concurrency=2) as session:
+        pid = session.hello["pid"]
+        for _ in range(2):
+            await session.infer_values({"seconds": ["0"]})
+        stuck = asyncio.ensure_future(session.infer(encode({"seconds": ["60", "deaf"]}), deadline=soon(0.1)))
+        call = session.shortcut.send({"seconds": [f"{STEPS + 2}"]})
+        assert call is not None, "it is small, and its head was sent before"
+        with pytest.raises(DeadlineExceeded):
+            await stuck
+        assert session.ladder.given_up is not None
+        assert alive(pid)
+        await call.future
+        await until(lambda: not alive(pid), seconds=OTHERS - 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mer.core.errors import Busy, HandleUnknown, ModelFailed, RunTooLong, UsageError
+from mer.core.errors import Busy, HandleUnknown, InputInvalid, ModelFailed, RunTooLong, UsageError
 from mer.core.specs import Limits
 from mer.meal import seals
 from mer.meal.host import Bytes
@@ -17,7 +17,7 @@ from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer_worker.serving.seals import MOST_SEALED
 from mer_worker.tensors import encode
-from mer_worker.wire import Flag, Kind, flagged, frame
+from mer_worker.wire import MAX_META_BYTES, Flag, Kind, flagged, frame
 from tests.support.peers import PEERS
 from tests.support.workers import handler_folder, session_with, until
 
@@ -82,6 +82,8 @@ async def held(model: LoadedModel) -> int:
 async def test_what_was_staged_is_run_once_and_let_go(model):
     handle = await model.seal({"x": "a"})
     assert await held(model) == 1
+    with pytest.raises(InputInvalid, match=r"a meta of .* bytes: the cap is"):
+        await model.infer(handle, meta={"k": "x" * MAX_META_BYTES})
     assert await model.infer(handle, meta={"k": 1}) == {"staged": "a", "meta": {"k": 1}}
     assert await held(model) == 0
     assert handle.gone

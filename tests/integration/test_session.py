@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +22,12 @@ from mer.core.errors import (
     PackageInvalid,
     WorkerLost,
 )
+from mer.meal.pipes import ProcessStream
 from mer.meal.plan import WeightFile
+from mer.meal.session import Session
 from mer_worker.tensors import Buffer, encode
 from mer_worker.wire import MAX_REQUEST_LOG_BYTES
-from tests.support.workers import ECHO, alive, open_descriptors, session_with, soon, state, until
+from tests.support.workers import ECHO, alive, local_host, open_descriptors, session_with, soon, state, until
 
 DOES = """
     import logging, os, signal, subprocess, sys, threading, time
@@ -513,3 +517,42 @@ async def test_a_worker_with_an_echo_loaded_stays_small(tmp_path: Path) -> None:
         status = (Path("/proc") / str(session.hello["pid"]) / "status").read_text()
         resident = int(status.split("VmRSS:")[1].split()[0])
         assert resident <= 20 * 1024
+
+
+async def test_closing_in_the_middle_of_a_handler_interrupts_it_and_takes_none_of_its_grace(tmp_path: Path) -> None:
+    async with session_with(tmp_path, DOES) as session:
+        call = asyncio.ensure_future(session.infer(encode({"sleep": 60})))
+        await until(lambda: session.busy == 1)
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        assert await session.close(grace=30) == 0  # by itself: no signal was needed
+        assert time.monotonic() - began < 15
+        with pytest.raises(WorkerLost, match="shut down"):
+            await call
+
+
+async def test_a_start_that_fails_halfway_ends_and_leaves_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, loop = local_host(tmp_path), asyncio.get_running_loop()
+    add_reader = loop.add_reader
+    for fails_at in range(5):
+        launch = await host.prepare()
+        stream = await host.open(launch)
+        assert isinstance(stream, ProcessStream)
+        left = fails_at
+
+        def full(*given: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "no room for another one in epoll")
+            add_reader(*given)
+
+        monkeypatch.setattr(loop, "add_reader", full)
+        async with asyncio.timeout(20):
+            with pytest.raises(OSError, match="no room"):
+                await Session.start(stream)
+        monkeypatch.undo()
+        assert not alive(stream.pid)
+        assert not launch.directory.exists()

@@ -110,8 +110,10 @@ def test_every_kind_of_the_page_has_its_number_here():
 def test_a_body_begins_at_a_multiple_of_64_in_memory():
     from array import array
 
+    from mer_worker.bodies import aligned
+
     for size in (1, 64, 100_000, 1 << 20):
-        view = wire.aligned(size)
+        view = aligned(size)
         assert len(view) == size
         held = view.obj
         if isinstance(held, array):

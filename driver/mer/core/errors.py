@@ -17,10 +17,11 @@
     │   └── ContentMissing, DigestMismatch, ContentUnwritable, BackupInvalid
     ├── Busy 75
     │   └── ConcurrentChange, DatabaseLocked
+    ├── OutOfMemory 75
     ├── ProtocolError 76
     │   └── ProtocolViolation, ProtocolMismatch
     ├── NotAllowed 77
-    │   └── ChangesNotAllowed, AuthenticationFailed
+    │   └── ChangesNotAllowed, AuthenticationFailed, HostKeyRefused
     ├── ConfigurationError 78
     │   ├── NotMigrated, MigrationFailed, DatabaseNotEmpty, BeingFilled
     │   └── PackageInvalid, WeightsInvalid, RegistryFileInvalid, FolderUnsafe
@@ -219,6 +220,13 @@ class DatabaseLocked(Busy):
     """Another process holds the database."""
 
 
+class OutOfMemory(MerError):
+    """There is no memory left for the answer."""
+
+    exit_code = 75
+    retryable = True
+
+
 class ProtocolError(MerError):
     """The worker did not speak the protocol."""
 
@@ -248,6 +256,10 @@ class ChangesNotAllowed(NotAllowed):
 
 class AuthenticationFailed(NotAllowed):
     """The database or the server did not accept the credentials."""
+
+
+class HostKeyRefused(NotAllowed):
+    """The server's host key is not the one that is trusted."""
 
 
 class ConfigurationError(MerError):

@@ -110,9 +110,16 @@ class Calls:
     async def idle(self) -> None:
         """Wait until no call is in flight."""
         while self.waiting:
-            if self.settling is None:
-                self.settling = self._loop.create_future()
-            await asyncio.shield(self.settling)
+            await asyncio.shield(self._settled())
+
+    def when_idle(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once no call is in flight, whichever way the last one ends."""
+        self._settled().add_done_callback(lambda _: tell())
+
+    def _settled(self) -> asyncio.Future[None]:
+        if self.settling is None:
+            self.settling = self._loop.create_future()
+        return self.settling
 
     def settle(self) -> None:
         """Wake who waits for the last call's end, if this was it."""

@@ -78,12 +78,7 @@ class Ladder:
         """Give the worker no more requests: it says that it ends, and gets its time for it."""
         if self.given_up is None:
             self._mark(why)
-            self._giving_up = self._loop.call_later(OTHERS, self._finish)
-
-    def settled(self) -> None:
-        """Learn that a request of a worker that was given up has ended: perhaps it was the last."""
-        if self._giving_up is not None and not self._calls.waiting:
-            self._finish()
+            self._wait_for_others()
 
     def close(self) -> None:
         """Leave the worker to whoever ends it."""
@@ -106,7 +101,15 @@ class Ladder:
         if self.in_order or not self._calls.waiting:
             self._finish()
         elif self._giving_up is None:
-            self._giving_up = self._loop.call_later(OTHERS, self._finish)
+            self._wait_for_others()
+
+    def _wait_for_others(self) -> None:
+        self._giving_up = self._loop.call_later(OTHERS, self._finish)
+        self._calls.when_idle(self._others_done)
+
+    def _others_done(self) -> None:
+        if self._giving_up is not None:
+            self._finish()
 
     def _mark(self, why: MerError) -> None:
         self.given_up = why

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from mer.folders import own_folder
 from mer.meal.host import Host, Launch, Probe, Stream
 from mer.meal.memory import DEFAULT_BYTES, memory_of
 from mer.meal.pipes import ProcessStream
-from mer_worker.orphans import VARIABLE, sweep
+from mer_worker.orphans import VARIABLE, kill_group, sweep
 
 ALLOWED = frozenset(
     {
@@ -135,21 +136,26 @@ class LocalHost(Host):
         )
 
     async def open(self, launch: Launch) -> Stream:
-        """Start the process. It leads a session of its own, so that no terminal's signal reaches it."""
-        with contextlib.ExitStack() as undo:
-            argv, passed = list(launch.argv), list(launch.descriptors)
-            own: socket.socket | None = None
-            memory, without = memory_of(launch.memory)
-            try:
+        """Start the process. It leads a session of its own, so that no terminal's signal reaches it.
+
+        Whatever fails on the way, nothing of it is left.
+        """
+        memory, without = memory_of(launch.memory)
+        try:
+            with contextlib.ExitStack() as undo, contextlib.ExitStack() as passing:
+                argv, passed = list(launch.argv), list(launch.descriptors)
+                own: socket.socket | None = None
+                if memory is not None:
+                    undo.callback(memory.close)
+                    argv += ["--memory-fds", ",".join(map(str, memory.descriptors))]
+                    passed += memory.descriptors
                 if launch.control:
                     own, theirs = socket.socketpair()
-                    undo.callback(theirs.close)
+                    undo.callback(own.close)
+                    passing.callback(theirs.close)
                     own.setblocking(False)
                     argv += ["--control-fd", str(theirs.fileno())]
                     passed.append(theirs.fileno())
-                if memory is not None:
-                    argv += ["--memory-fds", ",".join(map(str, memory.descriptors))]
-                    passed += memory.descriptors
                 process = subprocess.Popen(  # noqa: ASYNC220 - vfork: a millisecond, where a thread costs as much
                     argv,
                     stdin=subprocess.PIPE,
@@ -161,24 +167,23 @@ class LocalHost(Host):
                     start_new_session=True,
                     bufsize=0,
                 )
-            except OSError as error:
-                if own is not None:
-                    own.close()
+                undo.callback(_end, process)
                 if memory is not None:
-                    memory.close()
-                raise ServerUnreachable(f"{argv[0]} cannot be started here: {error}") from error
-        if memory is not None:
-            memory.started()
-        else:
-            _widen(process)
-        return ProcessStream(
-            process,
-            own,
-            marker=launch.marker,
-            directory=launch.directory,
-            memory=memory,
-            without_memory=without,
-        )
+                    memory.started()
+                else:
+                    _widen(process)
+                stream = ProcessStream(
+                    process,
+                    own,
+                    marker=launch.marker,
+                    directory=launch.directory,
+                    memory=memory,
+                    without_memory=without,
+                )
+                undo.pop_all()
+                return stream
+        except (OSError, ValueError) as error:  # ValueError: an argument has a NUL in it
+            raise ServerUnreachable(f"{launch.argv[0]} cannot be started here: {error}") from error
 
     async def kill(self, launch: Launch) -> None:
         """Kill what carries the worker's marker, and remove its folder."""
@@ -191,6 +196,15 @@ class LocalHost(Host):
             for folder in self._scratch.iterdir():
                 if _is_stale(folder):
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that was started in vain."""
+    kill_group(process.pid, signal.SIGKILL)
+    for file in (process.stdin, process.stdout, process.stderr):
+        if file is not None:
+            file.close()
+    process.wait()
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:

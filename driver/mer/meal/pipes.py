@@ -162,8 +162,8 @@ class ControlStream:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
         self._loop = loop
+        self._writer = Writer(loop, os.dup(end.fileno()))  # this may fail, and the socket is still its owner's then
         self._descriptor = end.detach()
-        self._writer = Writer(loop, os.dup(self._descriptor))
         self._receiver: Receiver | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -227,6 +227,11 @@ class ProcessStream:
         memory: WorkerMemory | None = None,
         without_memory: str = "",
     ) -> None:
+        """Speak with a process that was started so; where that fails, all of it is still the caller's.
+
+        Raises:
+            OSError: no descriptor is left.
+        """
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -240,8 +245,12 @@ class ProcessStream:
             os.set_blocking(descriptor, False)
         self._writer = Writer(self._loop, os.dup(process.stdin.fileno()), self._half_closed)
         self.write, self.write_frame = self._writer.write, self._writer.write_frame
+        try:
+            self.control: Stream | None = None if control is None else ControlStream(self._loop, control)
+        except BaseException:
+            self._writer.close()
+            raise
         process.stdin.close()
-        self.control: Stream | None = None if control is None else ControlStream(self._loop, control)
         self.memory = memory
         self.without_memory = without_memory
         self._receiver: Receiver | None = None
@@ -251,6 +260,7 @@ class ProcessStream:
         self._clean: asyncio.Task[None] | None = None
         self._ended = False
         self._killed = False
+        self._watched = False
         self._memory_kills = memory_kills()
         self.status: int | None = None
 
@@ -260,14 +270,15 @@ class ProcessStream:
         return self._pid
 
     def start(self, receiver: Receiver) -> None:
-        """Begin to receive, and to watch for the worker's end."""
+        """Begin to receive, and to watch for the worker's end: that first, since `close` waits for it."""
         self._receiver = receiver
+        _watch(self._loop, self._process, self._exited)
+        self._watched = True
         if isinstance(receiver, Reader):
             self._read_output = receiver.read_from
         self._loop.add_reader(self._read, self._read_output, self._read, self._output_ended)
         self._loop.add_reader(self._log, self._loggable)
         self._writer.watch()
-        _watch(self._loop, self._process, self._exited)
 
     async def drain(self) -> None:
         """Wait until more may be written."""
@@ -280,6 +291,11 @@ class ProcessStream:
     async def close(self, grace: float) -> int | None:
         """End the worker: EOF, SIGTERM, SIGKILL, each with `grace` seconds; then what it left."""
         self._writer.close()
+        if not self._watched:  # it was never started
+            self._watched = True
+            self.kill()
+            await _in_thread(functools.partial(_wait, self._pid))
+            self._exited()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not await self._wait(grace):
                 self._signal(number)
@@ -352,7 +368,7 @@ class ProcessStream:
         self._gone.set()
         for descriptor in (self._log, self._read):
             for _ in range(_LAST_READS):  # what is left in the pipe, its answer perhaps
-                if descriptor not in self._open or not _has_bytes(descriptor):
+                if descriptor not in self._open or self._receiver is None or not _has_bytes(descriptor):
                     break
                 if descriptor == self._log:
                     self._loggable()
@@ -426,12 +442,21 @@ def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], ex
         os.close(handle)
         exited()
 
-    loop.add_reader(handle, ready)
+    try:
+        loop.add_reader(handle, ready)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _wait(pid: int) -> None:
+    """Wait for the end of a child, which is not reaped."""
+    with contextlib.suppress(ChildProcessError):  # somebody else has reaped it: it has ended
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def _wait_in_thread(loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], None]) -> None:
-    with contextlib.suppress(ChildProcessError):  # somebody else has reaped it: it has ended
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    _wait(pid)
     try:
         loop.call_soon_threadsafe(exited)
     except RuntimeError:  # the loop was closed before

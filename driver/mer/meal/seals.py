@@ -13,6 +13,7 @@ from mer.meal.calls import LogCallback
 from mer.meal.host import Bytes
 from mer.meal.session import Session
 from mer.meal.streams import Message, milliseconds
+from mer_worker.layout import meta_text
 from mer_worker.tensors import Encoded
 from mer_worker.wire import Flag, Frame, Kind, WireError, flagged, frame
 
@@ -155,6 +156,8 @@ def by_handle(
     more = {"meta": meta} if meta else {}
 
     def form(request: int) -> tuple[Bytes, ...]:
+        if meta:
+            meta_text(meta)  # for its cap
         # used only now: what is never sent is released in its time
         fields = {"handle": handle.check(session), **more}
         message = flagged((frame(Kind.INFER, fields, request=request, number=number),), Flag.HANDLE)

@@ -18,6 +18,7 @@ from mer.core.errors import (
     DeadlineExceeded,
     InputInvalid,
     MerError,
+    OutOfMemory,
     ProtocolMismatch,
     ProtocolViolation,
     WorkerLost,
@@ -40,6 +41,7 @@ from mer_worker.tensors import Encoded, encode, values_of
 from mer_worker.wire import (
     MAX_LOG_FRAME_BYTES,
     PREAMBLE,
+    BodyDropped,
     Decoder,
     Frame,
     Kind,
@@ -327,10 +329,17 @@ class Session:
         return message[0]
 
     def reply(self, answer: Frame) -> Reply:
-        """Read a result, or a part. Raises: ProtocolViolation (and the worker is ended)."""
+        """Read a result, or a part.
+
+        Raises:
+            ProtocolViolation: it is none, and the worker is ended.
+            OutOfMemory: there is no room for it here.
+        """
         try:
             layout, meta, segments = open_frame(answer)
             outputs = values_of(layout, segments, self.arrays)
+        except (BodyDropped, MemoryError) as error:
+            raise OutOfMemory(str(error) or None) from error
         except WireError as error:
             raise self._violated(error) from error
         return Reply(outputs, layout.descriptors, segments, meta, answer.number)
@@ -410,7 +419,10 @@ class Session:
     async def close(self, *, grace: float = CLOSE_GRACE) -> int | None:
         """End the worker: shutdown, EOF, SIGTERM, SIGKILL. Returns its exit status; calls that wait get WorkerLost."""
         if self._lost is None:
+            running = list(self._calls.waiting)
             self._lose(WorkerLost("the worker was shut down"))
+            for request in running:  # a handler that computes hears of no shutdown, and would take all of its grace
+                self.cancel(request)
             if not self.shortcut.blocked:
                 self._stream.write(pack(Kind.SHUTDOWN))
         status = await self._stream.close(grace)
@@ -469,8 +481,6 @@ class Session:
         call = self._calls.take(received.request)
         if call is not None and not call.future.done():
             call.future.set_result(received)
-        if self.ladder.given_up is not None:
-            self.ladder.settled()
 
     def _take_error(self, received: Frame) -> None:
         fields = received.fields()

@@ -66,8 +66,3 @@ def _microseconds(flight: Flight) -> int:
         return 0
     flow = flight.flow
     return min(int(1e6 * (time.monotonic() - flight.began)), U32) if flow is None else flow.microseconds()
-
-
-def input_failure(error: BaseException) -> Failure:
-    """Return the failure of inputs that cannot be read."""
-    return Failure("input", "input-invalid", str(error))

@@ -16,7 +16,6 @@ from mer_worker.context import Context
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import NO_META, open_frame
-from mer_worker.serving.answering import input_failure
 from mer_worker.serving.serial import Turn
 from mer_worker.tensors import encode, values_of
 from mer_worker.tracing import told
@@ -175,8 +174,8 @@ class Batches:
             try:
                 layout, meta, segments = open_frame(received)
                 inputs = values_of(layout, segments, self._runner.arrays, writable=False)
-            except WireError as error:
-                self._channel.send(error_frame(input_failure(error), received.request))
+            except (WireError, MemoryError) as error:
+                self._channel.send(error_frame(self._conversation.unreadable(error), received.request))
                 continue
             finally:
                 received.body = b""  # only the inputs hold it now

@@ -11,6 +11,7 @@ import time
 from contextvars import ContextVar
 
 from mer_worker.context import Context
+from mer_worker.credit import size_of
 from mer_worker.interrupts import Cancelled
 
 TYPE_CHECKING = False
@@ -27,6 +28,9 @@ _MOST_EARLY = 1024
 
 MOST_WAITING = 1024
 """Requests that are kept here while one with parts runs: those of a patient driver, and then no more of them."""
+
+MOST_WAITING_BYTES = 1 << 30
+"""Of the inputs of those beyond the usual number, with what of them lies in shared memory."""
 
 MOST_INTERRUPTS = 2
 """Of one request: cancel, and cancel again. What does not stop then is the worker's end to stop."""
@@ -103,7 +107,14 @@ class Flights:
         with self._fewer:
             while len(self._flights) >= most and all(flight.flow is None for flight in self._flights.values()):
                 self._fewer.wait()
-            return len(self._flights) < max(most, MOST_WAITING)
+            return len(self._flights) < most or (
+                len(self._flights) < MOST_WAITING and self._size() < MOST_WAITING_BYTES
+            )
+
+    def _size(self) -> int:
+        """Return the bytes of those whose inputs were not read yet. The lock is held."""
+        frames = [flight.frame for flight in self._flights.values()]
+        return sum(size_of(frame) for frame in frames if frame is not None)
 
     def take(self, received: Frame) -> None:
         """Take a part or credit. What is for a request that is over, or has no parts, is ignored.

@@ -128,9 +128,12 @@ class Flow:
         return received
 
     def _values(self, received: Frame) -> dict[str, Any]:
-        layout, _, segments = open_frame(received)
-        received.body = b""  # only the values hold it now
-        return values_of(layout, segments, self._arrays, writable=False)
+        try:
+            layout, _, segments = open_frame(received)
+            received.body = b""  # only the values hold it now
+            return values_of(layout, segments, self._arrays, writable=False)
+        except (WireError, MemoryError) as error:  # the caller's fault, which the handler passes on
+            raise self._conversation.unreadable(error) from None
 
     def _write(self, *pieces: Bytes) -> None:
         try:

@@ -49,8 +49,8 @@ class Seals:
             layout, _, segments = open_frame(received)
             size = sum(map(len, segments))
             inputs = values_of(layout, segments, self._runner.arrays, writable=False)
-        except WireError as error:
-            channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
+        except (WireError, MemoryError) as error:
+            channel.send(error_frame(self._conversation.unreadable(error), request))
             return
         del segments
         received.body = b""  # only the inputs hold it now

@@ -198,9 +198,8 @@ class Serial:
         try:
             layout, meta, segments = open_frame(received)
             inputs = [values_of(layout, segments, self._runner.arrays, writable=False)]
-        except WireError as error:
-            failure = Failure("input", "input-invalid", str(error))
-            self._channel.send(error_frame(failure, received.request))
+        except (WireError, MemoryError) as error:
+            self._channel.send(error_frame(self._conversation.unreadable(error), received.request))
             return
         del segments
         received.body = b""  # only the inputs hold it now: what the handler drops is free
@@ -296,8 +295,8 @@ class Serial:
                 layout, meta, segments = open_frame(received)
                 inputs = values_of(layout, segments, self._runner.arrays, writable=False)
                 del segments
-        except WireError as error:
-            self._channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
+        except (WireError, MemoryError) as error:
+            self._channel.send(error_frame(self._conversation.unreadable(error), request))
             return
         except Failure as failure:
             self._channel.send(error_frame(failure, request))

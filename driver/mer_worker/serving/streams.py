@@ -141,9 +141,12 @@ class Flow:
         granted = self._window.taken(self._request, weight(received))
         if granted is not None and self._more:
             self._tell(granted)
-        layout, _, segments = open_frame(received)
-        received.body = b""  # only the values hold it now
-        return values_of(layout, segments, self._arrays, writable=False)
+        try:
+            layout, _, segments = open_frame(received)
+            received.body = b""  # only the values hold it now
+            return values_of(layout, segments, self._arrays, writable=False)
+        except (WireError, MemoryError) as error:  # the caller's fault, which the handler passes on
+            raise self._conversation.unreadable(error) from None
 
     def _receive(self) -> None:
         """Wait for a frame of this request, and take it."""

@@ -13,7 +13,7 @@ import time
 
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of, too_many
+from mer_worker.serving.answering import answer, failure_of, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
 from mer_worker.serving.flows import IN_PARTS, NO_PARTS, TaskFlow
 from mer_worker.serving.voices import Voices
@@ -132,8 +132,8 @@ class Tasks:
         conversation, runner, request = self._conversation, self._runner, flight.request
         try:
             inputs = inputs_of(flight, runner.arrays)
-        except WireError as error:
-            return (error_frame(input_failure(error), request),)
+        except (WireError, MemoryError) as error:
+            return (error_frame(conversation.unreadable(error), request),)
         task = asyncio.current_task()
         self._voices.begin(request)
         current.set(flight)

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 from mer_worker.failures import error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.serving.answering import answer, failure_of, input_failure, inputs_of, too_many
+from mer_worker.serving.answering import answer, failure_of, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
 from mer_worker.serving.flows import IN_PARTS, ThreadFlow
 from mer_worker.serving.streams import is_parts, send_all
@@ -118,8 +118,8 @@ class Threads:
         conversation, request = self._conversation, flight.request
         try:
             inputs = inputs_of(flight, self._runner.arrays)
-        except WireError as error:
-            self._channel.send(error_frame(input_failure(error), request))
+        except (WireError, MemoryError) as error:
+            self._channel.send(error_frame(conversation.unreadable(error), request))
             return True
         try:
             try:
