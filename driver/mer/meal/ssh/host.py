@@ -14,8 +14,11 @@ from mer.core.errors import MerError, ServerUnreachable
 from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
 from mer.meal.host import Host, Launch, Probe, Stream
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
+from mer.meal.plan import WorkerPlan
+from mer.meal.session import Session
 from mer.meal.ssh.connection import KEEPALIVE_COUNT, Connection
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
+from mer.meal.staging import stage
 from mer_worker.orphans import VARIABLE
 
 MAX_SAID = 64 << 10
@@ -89,6 +92,10 @@ class SshHost(Host):
             heartbeat_seconds=self._connection.target.keepalive_seconds,
             cleans_up=not launch.argv,
         )
+
+    async def stage(self, session: Session, plan: WorkerPlan, *, deadline: float) -> dict[str, Any]:
+        """Push there what the version needs and the host lacks (mer.meal.staging)."""
+        return await stage(self, session, plan, deadline=deadline)
 
     async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
         """Have a task of mer_worker.far done there, and return its answer.
@@ -183,7 +190,7 @@ class SshHost(Host):
 
     async def _spoken(self, session: ChannelSession) -> Noticed:
         """Wait until what was started has said its first word, and send its code if it asks for that."""
-        said, sent = bytearray(), False
+        said, before, sent = bytearray(), b"", False
         assert session.channel is not None
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -200,13 +207,13 @@ class SshHost(Host):
                     elif found.what == "fail":
                         raise await self._refused(session, found.after)
                     elif found.what != "need":
-                        return found
+                        return found._replace(before=before + found.before)
                     elif sent:
                         raise ServerUnreachable(f"{self.name} asks for the worker's code twice")
                     else:
                         sent = True
                         session.channel.write(archive().data)
-                        said[:] = found.after
+                        before, said[:] = found.before, found.after
         except TimeoutError:
             raise ServerUnreachable(
                 f"{self.name} started no worker within {START_SECONDS:g} s{_quoted(bytes(said), session)}",
