@@ -22,6 +22,7 @@ from mer.core.errors import (
     PackageInvalid,
     WorkerLost,
 )
+from mer.core.specs import TensorSpec
 from mer.meal.pipes import ProcessStream
 from mer.meal.plan import WeightFile
 from mer.meal.session import Session
@@ -556,3 +557,20 @@ async def test_a_start_that_fails_halfway_ends_and_leaves_no_worker(
         monkeypatch.undo()
         assert not alive(stream.pid)
         assert not launch.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "imported"),
+    [
+        ({"arrays": "numpy"}, True),
+        ({"arrays": "numpy", "inputs": (TensorSpec(name="x", dtype="float32"),)}, True),
+        ({"arrays": "numpy", "inputs": (TensorSpec(name="x", dtype="string"),)}, False),
+        ({"arrays": "buffer"}, False),
+    ],
+)
+async def test_numpy_is_there_once_a_model_is_loaded_that_may_get_arrays(
+    tmp_path: Path, spec: dict[str, Any], imported: bool
+) -> None:
+    source = "import sys\ndef load():\n    return lambda inputs: {'there': 'numpy' in sys.modules}\n"
+    async with session_with(tmp_path, source, **spec) as session:
+        assert (await session.infer(encode({}))).outputs == {"there": imported}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mer.core.specs import VersionSpec
+from mer_worker.dtypes import NUMERIC
 
 MODEL_FOLDER = "model"
 """Where in a carton's tree the author's files are."""
@@ -39,6 +41,10 @@ class WorkerPlan:
     model_folder: Path | None = None
     """Where the author's files are, if not in the package's `model`."""
     weights: tuple[WeightFile, ...] | None = None
+    device: str | None = None
+    """The placement's: the handler is told of it, and on a far host drivers take turns at it."""
+    holder: Mapping[str, Any] = field(default_factory=dict)
+    """Who is named to those who wait for the device: `driver` (a text that no other driver has), `actor`, `host`, `pid`."""
     load_seconds: float = 60.0
 
     @property
@@ -58,6 +64,10 @@ class WorkerPlan:
             "arrays": spec.arrays,
             **_running(spec),
         }
+        if spec.runner == "python" and spec.arrays == "numpy" and _takes_numbers(spec):
+            fields["numbers"] = True
+        if self.device is not None:
+            fields["device"] = self.device
         if self.weights is not None:
             fields["weights"] = [
                 [weight.name, weight.dtype, list(weight.shape), str(weight.path)] for weight in self.weights
@@ -72,6 +82,11 @@ class WorkerPlan:
             if len(spec.outputs) == 1:
                 fields["output"] = spec.outputs[0].name
         return fields
+
+
+def _takes_numbers(spec: VersionSpec) -> bool:
+    """Whether arrays may be among the inputs: without specs anything may."""
+    return not spec.inputs or any(tensor.dtype in NUMERIC for tensor in spec.inputs)
 
 
 def _running(spec: VersionSpec) -> dict[str, Any]:

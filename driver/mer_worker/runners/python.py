@@ -1,9 +1,10 @@
 """The `python` runner: a package with an entry point that makes the handler (Carton's contract, docs/models.md).
 
 The entry point, `entrypoint_package` and `entrypoint_fn` of the options, is called once with the other options by name
-(Carton writes some as `model.NAME`), and with `weights` if it has a parameter of that name. What it returns is called with
-a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs, or yields several. One that has a
-parameter `context` gets it (mer_worker.context). What has a method `seal` stages inputs that are to be run later.
+(Carton writes some as `model.NAME`), and with `weights` and the placement's `device` if it has parameters of these names.
+What it returns is called with a dict of inputs, or has `infer_with_tensors`, which is; either returns a dict of outputs, or
+yields several. One that has a parameter `context` gets it (mer_worker.context). What has a method `seal` stages inputs that
+are to be run later.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
         raise Failure("protocol", "bad-load", "a python model has a folder, options and arrays")
     if arrays == "torch":
         _import_torch()
+    elif arrays == "numpy" and fields.get("numbers") is True:
+        _import_numpy()
     package, function = options.get(PACKAGE), options.get(FUNCTION)
     if not isinstance(package, str) or not isinstance(function, str):
         raise Failure("load", "no-entry-point", f"the options {PACKAGE} and {FUNCTION} name the entry point")
@@ -120,9 +123,21 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
     weights = fields.get("weights")
     if weights is not None and _takes(entry, "weights"):
         given["weights"] = Weights(weights, arrays)
+    device = fields.get("device")
+    if device is not None and _takes(entry, "device"):
+        given["device"] = device
     made = entry(**given)
     seal = getattr(made, "seal", None)
     return PythonRunner(_handler(made, f"{package}:{function}"), arrays, seal if callable(seal) else None)
+
+
+def _import_numpy() -> None:
+    """Have numpy now: within a request its import would count as the request's, and a cancel would have to wait for it."""
+    try:
+        importlib.import_module("numpy")
+    except ModuleNotFoundError as error:  # a handler of texts does without
+        if error.name != "numpy":
+            raise
 
 
 def _import_torch() -> None:
