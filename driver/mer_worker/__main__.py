@@ -39,6 +39,7 @@ def main() -> None:
         scratch=scratch,
         memory=None if memory is None else [int(number) for number in memory.split(",")],
         silence=float(arguments.get("--silence", "0")),
+        cache=arguments.get("--cache", ""),
     )
     sys.argv[:] = ["mer-worker"]  # a model that parses arguments finds none of ours
     sys.exit(worker.run())

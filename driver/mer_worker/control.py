@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
     from mer_worker.backlog import Backlog
+    from mer_worker.cache import Cache
 
 _LOOK_MILLISECONDS = 5000
 """How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
@@ -34,6 +35,8 @@ _LEAVING_SECONDS = 5.0
 
 _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
 """What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
+
+_PUSHED = frozenset({Kind.HAVE, Kind.PUT})
 
 _MOST_TOLD = 64
 """Requests that a pong tells of: enough to see which one hangs."""
@@ -94,6 +97,9 @@ class Listener:
         self._others = others
         self.tidy: Optional[Callable[[], None]] = None
         """Is called every few seconds, whatever the main thread does."""
+        self.cache: Optional[Cache] = None
+        """Takes what is pushed by digest, whatever the main thread does; None: that is no frame that is known."""
+        self._greeted = False
         self._told_to_end = False
         self.silence = 0.0
         """Seconds after which a driver that says nothing is taken for gone; 0: only the end of its stream tells that."""
@@ -135,8 +141,12 @@ class Listener:
                     self._answers.send(self._pulse.pong(frame))
                 elif frame.kind == Kind.CANCEL:
                     self._interrupts.cancel(frame.request)
+                    if self.cache is not None:
+                        self.cache.cancel(frame)
                     if self._others is not None and self._interrupts.several is None:
                         self._others.put(frame)  # wakes a main thread that waits for a part or for credit
+                elif self.cache is not None and self._greeted and frame.kind in _PUSHED:
+                    self.cache.take(frame)
                 elif self._others is not None:
                     self._hand_on(frame, self._others)
 
@@ -144,6 +154,8 @@ class Listener:
         """Let the main thread have a frame, if it is not too far behind."""
         if frame.kind == Kind.SHUTDOWN:
             self._told_to_end = True
+        elif frame.kind == Kind.HELLO:
+            self._greeted = True
         waiting = len(others)
         if others.full and frame.kind in _REFUSABLE:
             text = f"{waiting} requests wait in this worker already"

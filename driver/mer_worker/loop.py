@@ -39,7 +39,9 @@ from mer_worker.wire import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Optional, Union
+    from typing import Any, Optional, Union
+
+    from mer_worker.cache import Cache
 
 
 class Worker:
@@ -55,10 +57,12 @@ class Worker:
         scratch: str,
         memory: Optional[Sequence[int]] = None,
         silence: float = 0.0,
+        cache: str = "",
     ) -> None:
         """Speak over these descriptors; `memory` are those of two files that the driver has made to share.
 
         `silence`: the seconds after which a driver that says nothing is taken for gone, where there is one stream; 0: never.
+        `cache`: the folder for what is pushed by digest; without it nothing is.
         """
         self._source = source
         self._sink = sink
@@ -74,6 +78,11 @@ class Worker:
             self._map(memory)
         self._channel = channel
         self._silence = silence
+        self._cache: Optional[Cache] = None
+        if cache:
+            from mer_worker.cache import Cache  # and the threads that it needs: for a worker on a far host only
+
+            self._cache = Cache(cache, marker, channel)
         self._turn = Turn(self._conversation)
         self._runner: Optional[Runner] = None
         self._serving: Optional[Serving] = None
@@ -87,7 +96,7 @@ class Worker:
         hooks = [self._forked]
         os.register_at_fork(after_in_child=lambda: [hook() for hook in hooks])
         try:
-            self._channel.send(PREAMBLE, frame(Kind.HELLO, _hello(self._memory, inband=self._control is None)))
+            self._channel.send(PREAMBLE, frame(Kind.HELLO, self._hello()))
             conversation.source = self._open()
             if self._converse():
                 drive = getattr(self._serving, "drive", None)
@@ -142,6 +151,7 @@ class Worker:
         waiting = Backlog()
         listener = Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting)
         listener.silence = self._silence
+        listener.cache = self._cache
         listener.start()
         return QueueSource(waiting, lambda: self._is_fork)  # a fork has no listener, and would wait for ever
 
@@ -196,6 +206,8 @@ class Worker:
             self._serving.take(received)
         elif self._serving is not None and kind in (Kind.SEAL, Kind.RELEASE):
             self._refuse(received, "a model that has several requests at once takes no sealed inputs")
+        elif kind in (Kind.HAVE, Kind.PUT) and self._cache is not None:
+            self._cache.take(received)
         elif kind in (Kind.PART, Kind.CREDIT):
             pass  # of a request that is over, or that was answered as a whole
         else:
@@ -212,7 +224,7 @@ class Worker:
         try:
             turn.start(request)
             try:
-                fields = received.fields()
+                fields = self._found(received)
                 watch = self._limit(fields)
                 self._runner = self._conversation.runner = load(fields)
                 conversation = self._conversation
@@ -236,6 +248,20 @@ class Worker:
         else:
             self._channel.send(frame(Kind.RESULT, {}, request=request, number=turn.microseconds()))
 
+    def _found(self, received: Frame) -> dict[str, Any]:
+        """Return a load frame's head with paths for digests, once the device is this driver's. Raises: Failure."""
+        fields = received.fields()
+        if self._cache is None:
+            return fields
+
+        def tell(text: str) -> None:
+            said = {"stream": "log", "level": "info"}
+            self._channel.send(frame(Kind.LOG, said, request=received.request, body=f"{text}\n".encode()))
+
+        fields = self._cache.resolved(fields)
+        self._cache.await_turn(fields, tell)
+        return fields
+
     def _limit(self, fields: Mapping[str, object]) -> Optional[Watch]:
         """Hold the version's limits from now on. Raises: WireError."""
         given, threads = fields.get("limits"), fields.get("concurrency")
@@ -252,21 +278,25 @@ class Worker:
         watch.start()
         return watch
 
+    def _hello(self) -> dict[str, object]:
+        capabilities = ["in-band" if self._control is None else "control", *CAPABILITIES]
+        if "layout" in self._memory:
+            capabilities.append(SHARED_MEMORY)
+        if self._cache is not None:
+            capabilities.append(BLOBS)
+        return {
+            "protocol": {"min": OLDEST_VERSION, "max": VERSION},
+            "capabilities": capabilities,
+            "limits": {"head": MAX_HEAD_BYTES, "body": MAX_BODY_BYTES},
+            "runners": list(RUNNERS),
+            "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            **({"memory": self._memory} if self._memory else {}),
+        }
+
 
 CAPABILITIES: tuple[str, ...] = ("templates", "batch", "limits", "stream", "seal", "trace")
 """What this worker can do beyond the least (docs/wire.md, section 4)."""
 
-
-def _hello(memory: Mapping[str, object], *, inband: bool) -> dict[str, object]:
-    capabilities = ["in-band" if inband else "control", *CAPABILITIES]
-    if "layout" in memory:
-        capabilities.append(SHARED_MEMORY)
-    return {
-        "protocol": {"min": OLDEST_VERSION, "max": VERSION},
-        "capabilities": capabilities,
-        "limits": {"head": MAX_HEAD_BYTES, "body": MAX_BODY_BYTES},
-        "runners": list(RUNNERS),
-        "pid": os.getpid(),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        **({"memory": memory} if memory else {}),
-    }
+BLOBS = "blobs"
+"""Where it has a folder for what it is pushed."""

@@ -25,6 +25,8 @@ class Weights(Mapping):  # type: ignore[type-arg]
         self._files: dict[str, tuple[Descriptor, str]] = {}
         try:
             for name, dtype, shape, path in listed:
+                if type(path) is not str:
+                    raise TypeError("a digest, and this worker has no cache")
                 self._files[name] = (Descriptor(name, dtype, tuple(map(int, shape))), path)
         except (TypeError, ValueError) as error:
             raise Failure("protocol", "bad-load", f"weights are lists of name, dtype, shape, path: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mer.core.errors import (
     Busy,
     ContentMissing,
+    ContentUnwritable,
     DigestMismatch,
     HandleUnknown,
     InputInvalid,
@@ -31,6 +32,12 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
             return InputInvalid(message, hint=_IN_PARTS)
         case "input":
             return InputInvalid(message)
+        case "content" if code == "missing":
+            return ContentMissing(message)
+        case "content" if code in ("digest-mismatch", "damaged", "manifest-invalid"):
+            return DigestMismatch(message)
+        case "content":
+            return ContentUnwritable(message)
         case "load" if code == "weights-missing":
             return ContentMissing(message)
         case "load" if code == "weights-damaged":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from mer.core.errors import ConfigurationError, DeadlineExceeded, MerError, WorkerLost
 from mer.core.trace import span
@@ -25,8 +27,36 @@ def delay(failures: int) -> float:
     return 0.0 if failures < 1 else min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 30))
 
 
+class LoadTime:
+    """What is left of the time in which a version is to be loaded; bringing its content to the host does not count."""
+
+    def __init__(self, deadline: float) -> None:
+        """End at `deadline`, in loop time."""
+        self.deadline = deadline
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the time of the block not count."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            yield
+        finally:
+            self.deadline += loop.time() - began
+
+
 async def start_once(
     host: Host, plan: WorkerPlan, *, deadline: float, arrays: str = "numpy", on_log: LogCallback | None = None
+) -> Session:
+    """Start a worker and load the plan's version by `deadline` (loop time), plus what bringing its content there takes.
+
+    Raises: as `_start_once`.
+    """
+    return await _start_once(host, plan, LoadTime(deadline), arrays, on_log)
+
+
+async def _start_once(
+    host: Host, plan: WorkerPlan, patience: LoadTime, arrays: str, on_log: LogCallback | None
 ) -> Session:
     """Start a worker and load the plan's version.
 
@@ -34,6 +64,8 @@ async def start_once(
         ServerUnreachable: the host cannot start it.
         ConfigurationError: its worker does not hold the version's limits.
         ModelFailed, PackageInvalid, DeadlineExceeded, ProtocolError, WorkerLost: as Session.start and Session.load.
+        ContentError: as Host.stage.
+        Busy: another driver has the device.
     """
     launch = await host.prepare()
     try:
@@ -41,7 +73,7 @@ async def start_once(
     except BaseException:
         await asyncio.shield(host.kill(launch))
         raise
-    left = max(0.0, deadline - asyncio.get_running_loop().time())
+    left = max(0.0, patience.deadline - asyncio.get_running_loop().time())
     kind = Session if plan.spec.batch is None else BatchingSession
     session = await kind.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
     if isinstance(session, BatchingSession) and plan.spec.batch is not None:
@@ -49,9 +81,10 @@ async def start_once(
     session.ladder.in_order = plan.spec.concurrency == 1
     try:
         _require_limits(session, plan)
-        fields = await host.stage(session, plan, deadline=deadline)
+        with patience.stopped():
+            fields = await host.stage(session, plan, deadline=patience.deadline)
         with span("load"):
-            await session.load(fields, deadline=deadline, on_log=on_log)
+            await session.load(fields, deadline=patience.deadline, on_log=on_log)
     except BaseException:
         await asyncio.shield(session.close(grace=0.0))
         raise
@@ -82,15 +115,15 @@ async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: 
         MerError: whatever else keeps it from loading; that is not tried again.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + plan.load_seconds
+    patience = LoadTime(loop.time() + plan.load_seconds)
     last: MerError | None = None
     for failures in range(MOST_STARTS):
         await asyncio.sleep(delay(failures))
         try:
-            return await start_once(host, plan, deadline=deadline, arrays=arrays, on_log=on_log)
+            return await _start_once(host, plan, patience, arrays, on_log)
         except WorkerLost as error:
             last = error
-        if loop.time() >= deadline:
+        if loop.time() >= patience.deadline:
             raise DeadlineExceeded(
                 f"the worker of {plan.key} was not loaded within {plan.load_seconds:g} s: {last.message}"
             ) from last
