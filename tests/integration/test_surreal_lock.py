@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from mer.core.errors import ConfigurationError, DatabaseLocked, DatabaseUnreachable, FolderUnsafe, InputInvalid
+from mer.core.errors import (
+    ConfigurationError,
+    DatabaseLocked,
+    DatabaseUnreachable,
+    FolderUnsafe,
+    InputInvalid,
+    MerError,
+)
 from mer.dal.surreal import SurrealStore
+from mer.dal.surreal.address import parse_address
+from mer.dal.surreal.embedded import EmbeddedConnection
 from tests.support import records
 from tests.support.surreal import migrated, process
 
@@ -206,3 +215,24 @@ async def test_an_integer_beyond_64_bits_is_refused(url: str) -> None:
     with pytest.raises(InputInvalid, match="64-bit"):
         await store.servers.add(records.server("gpu", parameters={"port": 2**64}))
     await store.close()
+
+
+async def test_an_engine_that_fails_is_told_with_its_own_words(url: str) -> None:
+    store = SurrealStore(url)
+    await store.open()
+    connection = store._connection
+    assert isinstance(connection, EmbeddedConnection)
+    assert connection._engine
+    await connection._engine.close()
+    with pytest.raises(DatabaseUnreachable, match="connection is closed"):
+        await store.models.page()
+    with pytest.raises(DatabaseUnreachable, match="connection is closed"):
+        await store.describe()
+    await store.close()
+
+
+async def test_a_script_that_cannot_be_read_is_a_bug_of_ours_and_told(url: str) -> None:
+    connection = EmbeddedConnection(parse_address(url), statement_seconds=5, lock_seconds=5, idle_seconds=5)
+    with pytest.raises(MerError, match="refused a script: Parse error"):
+        await connection.run("SELCT 1", {})
+    await connection.close()

@@ -19,7 +19,8 @@ from mer.core.errors import ConcurrentChange, DatabaseLocked, DatabaseUnreachabl
 from mer.dal.surreal import lock
 from mer.dal.surreal.address import DATABASE, NAMESPACE, EmbeddedAddress
 from mer.dal.surreal.answers import results
-from mer.dal.surreal.connection import Engine, Statements
+from mer.dal.surreal.connection import Statements
+from mer.dal.surreal.inprocess import EngineFailed, InProcess, read
 from mer.folders import own_folder
 
 LOCK_POLL_SECONDS = (0.01, 0.05)
@@ -56,12 +57,12 @@ class EmbeddedConnection:
         self._statement_seconds = statement_seconds
         self._idle_seconds = idle_seconds
         self._jitter = jitter
-        self._engine: Engine | None = None
+        self._engine: InProcess | None = None
         self._users = 0
         self._switch = asyncio.Lock()  # opening and closing, one at a time
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._abandoned: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._abandoned: set[asyncio.Future[Any]] = set()
         """Statements that the engine still works on though their callers gave up."""
         self._closed_at = float("-inf")
 
@@ -101,28 +102,37 @@ class EmbeddedConnection:
         """Run a script. (No answer of this engine is ever lost, so `repeatable` says nothing here.)"""
         async with self.in_use():
             assert self._engine is not None
-            # a task of its own, so that a caller who gives up does not cut a commit off in the middle; it counts as
-            # use until the engine has answered
-            task = asyncio.create_task(self._query(self._engine, script, dict(parameters)))
-            self._tasks.add(task)
-            task.add_done_callback(self._answered)
+            try:
+                answering = self._engine.send(script, parameters)
+            except (ValueError, TypeError) as error:  # beyond 64 bits, a lone surrogate, a type without a form
+                raise InputInvalid(f"the database cannot hold this: {error}") from error
+            except EngineFailed as error:
+                raise DatabaseUnreachable(f"{self.address.name}: {error}") from error
+            # a caller who gives up does not cut a commit off in the middle; it counts as use until the engine has answered
+            self._tasks.add(answering)
+            answering.add_done_callback(self._answered)
             self._users += 1
             try:
                 async with asyncio.timeout(self._statement_seconds):
-                    return results(await asyncio.shield(task))
+                    return results(read(await asyncio.shield(answering)))
             except TimeoutError as error:
                 raise DatabaseUnreachable(
                     f"{self.address.name} did not answer within {self._statement_seconds:g} s"
                 ) from error
+            except RuntimeError as error:  # the engine's own
+                raise DatabaseUnreachable(f"{self.address.name}: {error}") from error
             finally:
-                if not task.done():
-                    self._abandoned.add(task)
-                    task.add_done_callback(self._abandoned.discard)
+                if not answering.done():
+                    self._abandoned.add(answering)
+                    answering.add_done_callback(self._abandoned.discard)
 
     async def version(self) -> str:
         async with self.in_use():
             assert self._engine is not None
-            return await self._engine.version()
+            try:
+                return await self._engine.version()
+            except EngineFailed as error:
+                raise DatabaseUnreachable(f"{self.address.name}: {error}") from error
 
     async def close(self) -> None:
         """Close the engine once what is under way has ended, and wait until the process may end."""
@@ -135,17 +145,6 @@ class EmbeddedConnection:
         if rest > 0:
             await asyncio.sleep(rest)
 
-    async def _query(self, engine: Engine, script: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        from surrealdb.errors import SurrealError
-
-        try:
-            answer: dict[str, Any] = await engine.query_raw(script, parameters)
-        except SurrealError as error:
-            raise DatabaseUnreachable(f"{self.address.name}: {error}") from error
-        except (ValueError, TypeError) as error:  # beyond 64 bits, a lone surrogate, a type without a form
-            raise InputInvalid(f"the database cannot hold this: {error}") from error
-        return answer
-
     def _release(self) -> None:
         """Open the gate, once the engine has ended what its last holder abandoned: that may yet change something."""
         if self._abandoned:
@@ -153,11 +152,11 @@ class EmbeddedConnection:
         else:
             self.gate.release()
 
-    def _answered(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _answered(self, answering: asyncio.Future[Any]) -> None:
+        self._tasks.discard(answering)
         self._users -= 1
-        if not task.cancelled():
-            task.exception()  # the caller has it, unless he gave up
+        if not answering.cancelled():
+            answering.exception()  # the caller has it, unless he gave up
         if not self._users and self.address.folder:
             self._cancel_timer()
             self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._idle)
@@ -179,21 +178,17 @@ class EmbeddedConnection:
                 await self._shut()
 
     async def _shut(self) -> None:
-        from surrealdb.errors import SurrealError
-
         engine, self._engine = self._engine, None
         if engine is None:
             return
         # the engine says here what it could not finish; every acknowledged commit is on disk already
-        with suppress(SurrealError):
+        with suppress(EngineFailed):
             await engine.close()
         self._closed_at = time.monotonic()
         if self.address.folder:
             await asyncio.to_thread(_tighten, self.address.folder)
 
-    async def _open(self) -> Engine:
-        from surrealdb.errors import SurrealError
-
+    async def _open(self) -> InProcess:
         folder = self.address.folder
         noted = None
         if folder:
@@ -202,8 +197,9 @@ class EmbeddedConnection:
         until = time.monotonic() + self.lock_seconds
         while True:
             try:
-                engine = await self._whole(asyncio.create_task(_connected(self.address.url)))
-            except SurrealError as error:
+                opening = InProcess.open(self.address.url, namespace=NAMESPACE, database=DATABASE)
+                engine = await self._whole(asyncio.create_task(opening))
+            except EngineFailed as error:
                 if folder is None or lock.LOCKED not in str(error):
                     raise DatabaseUnreachable(f"{self.address.name} cannot be opened: {error}") from error
                 if time.monotonic() >= until:
@@ -217,7 +213,7 @@ class EmbeddedConnection:
                     await asyncio.to_thread(_tighten, folder)
                 return engine
 
-    async def _whole(self, opening: asyncio.Task[Engine]) -> Engine:
+    async def _whole(self, opening: asyncio.Task[InProcess]) -> InProcess:
         """Await an engine. One that is cut off while it opens would keep the folder locked as long as this process lives:
         where the caller gives up, it is opened all the same, and closed.
         """
@@ -230,23 +226,8 @@ class EmbeddedConnection:
             raise
 
 
-async def _connected(url: str) -> Engine:
-    from surrealdb import AsyncSurreal
-
-    engine: Engine = AsyncSurreal(url)
-    await engine.connect()
-    try:
-        await engine.use(NAMESPACE, DATABASE)
-    except BaseException:
-        await engine.close()
-        raise
-    return engine
-
-
-async def _discard(opening: asyncio.Task[Engine]) -> None:
-    from surrealdb.errors import SurrealError
-
-    with suppress(SurrealError):  # it did not open, or had nothing to lose
+async def _discard(opening: asyncio.Task[InProcess]) -> None:
+    with suppress(EngineFailed):  # it did not open, or had nothing to lose
         await (await opening).close()
 
 

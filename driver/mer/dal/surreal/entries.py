@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -16,6 +15,8 @@ from mer.core.records import RecordKind
 _AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 """The one form of a time in a body. Only because it is fixed do texts sort as times do."""
 
+_KINDS = frozenset(map(str, RecordKind))
+
 OPENED = ("invocation", "lease", "model", "server")
 """What is kept of a run for as long as it is open."""
 
@@ -23,8 +24,7 @@ Key: TypeAlias = "tuple[str, str]"
 """Invocation and kind: each pair stands once in the log."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A body that can be appended."""
 
     body: str
@@ -41,7 +41,8 @@ def entry(body: str) -> Entry:
     """
     try:
         columns = derived(msgspec.json.decode(body.encode()))
-        RecordKind(str(columns["kind"]))
+        if columns["kind"] not in _KINDS:
+            raise ValueError(f"{columns['kind']!r} is no kind of record")
         if not _AT.fullmatch(str(columns["at"])):
             raise ValueError(f"{columns['at']!r} is no time of a record")
         if columns["kind"] == RecordKind.STARTED and not all(isinstance(columns[name], str) for name in OPENED):
@@ -53,8 +54,7 @@ def entry(body: str) -> Entry:
     return Entry(body=body, columns=columns, key=key)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True, kw_only=True):
     """Entries in their places after a head, as the append query takes them."""
 
     previous: str

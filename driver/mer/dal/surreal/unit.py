@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mer.core.errors import ConcurrentChange, MerError
+from mer.dal.surreal import cbor
 from mer.dal.surreal.answers import Failure, Refused, failure
 from mer.dal.surreal.connection import Connection
 from mer.dal.surreal.executor import TURN, Direct, Otherwise, until_alone
@@ -148,9 +149,7 @@ def _text(step: int) -> str:
 
 
 def _decoded(text: str) -> Any:
-    from surrealdb.data.cbor import decode
-
-    (answer,) = decode(b64decode(text + "=" * (-len(text) % 4)))
+    (answer,) = cbor.decode(b64decode(text + "=" * (-len(text) % 4)))
     return answer
 
 
