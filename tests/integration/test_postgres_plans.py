@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from mer.core.chain import Verifier
 from mer.core.records import AccessFilter, InvocationId, Outcome, RecordKind
-from mer.dal.postgres.access_log import SCANNED_AT_ONCE, PostgresAccessLog
+from mer.dal.postgres.access_log import COPIED_AT_ONCE, SCANNED_AT_ONCE, PostgresAccessLog
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections
 from mer.dal.postgres.embedded import EmbeddedPostgres
@@ -79,11 +79,11 @@ class Explaining:
             query, parameters, meanings=meanings, repeatable=repeatable, prepare=prepare, rows=rows
         )
 
-    async def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
         await self._explain(query.removeprefix("COPY (").rpartition(") TO STDOUT")[0])
         async with aclosing(self._connections.copy(query)) as copied:
-            async for rows in copied:
-                yield rows
+            async for row in copied:
+                yield row
 
     async def _explain(
         self, query: str, parameters: Mapping[str, object] | None = None, *, generic: bool = False
@@ -241,7 +241,7 @@ async def test_a_scan_reads_each_part_from_where_the_last_one_ended(session, log
 async def test_a_verification_reads_each_part_from_where_the_last_one_ended(session, log):
     await log.feed(Verifier(chain=""), until=12_000)
     assert len(session.plans) >= 3
-    assert read(session, "access_pkey", most=5000)
+    assert read(session, "access_pkey", most=COPIED_AT_ONCE)
 
 
 @pytest.mark.usefixtures("new")
@@ -250,7 +250,7 @@ async def test_a_log_that_was_restored_a_moment_ago_is_not_sorted_for_each_part(
     assert read(session, "access_pkey", most=SCANNED_AT_ONCE)
     session.plans.clear()
     await log.feed(Verifier(chain=""), until=12_000)
-    assert read(session, "access_pkey", most=5000)
+    assert read(session, "access_pkey", most=COPIED_AT_ONCE)
 
 
 async def test_what_stands_far_behind_the_others_is_seen(log, gap):

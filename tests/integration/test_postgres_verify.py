@@ -91,6 +91,10 @@ HANDS = {
     "records around a border gone": ("DELETE FROM mer.access WHERE seq BETWEEN 18 AND 23", {18}),
     "the first gone": ("DELETE FROM mer.access WHERE seq = 1", {1}),
     "a record below the first": (BELOW, {0, 1}),
+    "a record far behind": ("UPDATE mer.access SET seq = 9223372036854775807 WHERE seq = 60", {60, 2**63 - 1}),
+    "a record behind a gap": ("UPDATE mer.access SET seq = 1000000 WHERE seq = 60", {60, 10**6}),
+    "another time before Christ": ("UPDATE mer.access SET at = '0044-03-15 BC' WHERE seq = 5", {5}),
+    "the end of time": ("UPDATE mer.access SET at = 'infinity' WHERE seq = 5", {5}),
     "more faults than are kept": ("UPDATE mer.access SET actor = 'eve', body = body || ' '", set(range(1, 61))),
 }  # fmt: skip
 
@@ -144,7 +148,7 @@ async def test_a_connection_that_is_lost_on_the_way_is_made_again(
     verifier = Verifier(chain=await store.access_log.chain())
 
     def cut(done: int) -> None:
-        if done == 5000:
+        if done < 12_000:
             with psycopg.connect(conninfo(database.superuser()), autocommit=True) as connection:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'mer_driver'"

@@ -22,6 +22,9 @@ from mer.dal.base import AccessLog
 LEAST_RECORDS = 20_000
 """Of a part: to start a process takes as long as to verify them."""
 
+MAX_RECORDS = 10**17
+"""That are shared: no log has as many, but a forged place may be as far as a database can count, where no page begins."""
+
 MAX_LINE = 2**24
 """Bytes of a line: a hundred faults, each with what a record says of itself in it."""
 
@@ -68,7 +71,7 @@ async def verify_in_jobs(
 
 async def _borders(log: AccessLog, *, jobs: int, least: int) -> list[Head]:
     """Return the places behind which each part begins: those of records that are there, whatever is missing."""
-    records = (await log.head()).seq
+    records = min((await log.head()).seq, MAX_RECORDS)
     parts = max(1, min(jobs, records // max(1, least)))
     borders = [EMPTY]
     for number in range(1, parts):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import msgspec
 
@@ -67,23 +67,6 @@ class Link(Protocol):
     @property
     def columns(self) -> Mapping[str, str | int | None]:
         """What was derived from the body; empty in a file, which has none."""
-
-
-@runtime_checkable
-class Batch(Protocol):
-    """Some links in order of seq, of which a store can tell faster than one by one how many hold."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Link: ...
-
-    def __iter__(self) -> Iterator[Link]: ...
-
-    def holding(self, *, chain: str, after: Head, start: int, most: int) -> tuple[int, Head]:
-        """Return how many from `start` on hold where `after` stands before them, at most `most`, and the last one's place.
-
-        What it counts has no fault; what it does not count is looked at closely, and may have none either.
-        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +137,7 @@ class Verifier:
         self.records = 0
         self.faults: list[Fault] = []
         self._after = after
-        self._chain = chain
+        self.chain = chain
         self._checkpoint = checkpoint
         self._most_faults = most_faults  # a wholly rewritten log must not fill the memory with its faults
         self._passed = False
@@ -170,9 +153,6 @@ class Verifier:
 
     def feed(self, links: Iterable[Link]) -> None:
         """Check the next records, in order of seq."""
-        if isinstance(links, Batch):
-            self._feed_batch(links)
-            return
         told = self._checkpoint.seq if self._checkpoint else None
         for link in links:
             # nearly every record holds, and a log has millions: only what does not is looked at closely, to be named
@@ -206,6 +186,10 @@ class Verifier:
             passed=self._passed,
         )
 
+    def meets(self, until: int) -> bool:
+        """Tell whether the checkpoint's record is among the next ones up to that place: it has to be fed."""
+        return self._checkpoint is not None and self._seq < self._checkpoint.seq <= until
+
     def take_over(self, part: Part) -> bool:
         """Go on behind a part that another has verified; False, and nothing done, where it does not begin at this head."""
         if part.after != self.head:
@@ -215,20 +199,6 @@ class Verifier:
         self._passed = self._passed or part.passed
         self.faults.extend(part.faults[: self._most_faults - len(self.faults)])
         return True
-
-    def _feed_batch(self, links: Batch) -> None:
-        told, start = self._checkpoint.seq if self._checkpoint else None, 0
-        while start < len(links):
-            most = len(links) - start
-            if told is not None and told > self._seq:
-                most = min(most, told - self._seq - 1)
-            held, head = links.holding(chain=self._chain, after=self.head, start=start, most=most)
-            self.records += held
-            self._seq, self._digest = head.seq, head.digest
-            start += held
-            if start < len(links):
-                self._check(links[start])
-                start += 1
 
     def _pass(self, head: Head) -> None:
         if self._checkpoint and head.seq == self._checkpoint.seq:
@@ -245,7 +215,7 @@ class Verifier:
             body = decode(link.body)
         except (ValueError, RecursionError):
             return False  # a column of an unusual type is no fault yet
-        if body.chain != self._chain:
+        if body.chain != self.chain:
             return False
         return not columns or columns == {
             "kind": body.kind,
@@ -286,8 +256,8 @@ class Verifier:
         if not isinstance(body, dict):
             self._fault(link.seq, "its body is no JSON object")
             return
-        if body.get("chain") != self._chain:
-            self._fault(link.seq, f"belongs to chain {str(body.get('chain'))[:MAX_SHOWN]}, not to {self._chain}")
+        if body.get("chain") != self.chain:
+            self._fault(link.seq, f"belongs to chain {str(body.get('chain'))[:MAX_SHOWN]}, not to {self.chain}")
         wrong = [name for name, value in derived(body).items() if name in link.columns and link.columns[name] != value]
         if wrong:
             self._fault(link.seq, f"its columns differ from its body: {', '.join(wrong)}")

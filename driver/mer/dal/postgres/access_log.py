@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,17 +12,19 @@ import msgspec
 
 from mer.core.chain import EMPTY, Head, Verifier
 from mer.core.errors import MerError, RecordNotFound, UsageError
+from mer.core.identifiers import uuid7
 from mer.core.records import (
     PAGE,
     AccessFilter,
     AccessRecord,
+    Digest,
     InvocationId,
     LeaseId,
     OpenInvocation,
     Page,
 )
 from mer.dal.paging import bounded, number_after, page_of
-from mer.dal.postgres.copied import COPY, CopiedRecords, Layouts
+from mer.dal.postgres.blocks import BLOCK, Block, Blocks
 from mer.dal.postgres.errors import ConnectionLost
 from mer.dal.postgres.queries import queries
 from mer.dal.postgres.session import Session
@@ -29,7 +32,7 @@ from mer.dal.postgres.session import Session
 SCANNED_AT_ONCE = 2000
 """Records that `scan` reads at once: smaller is slower, larger is not faster and holds more."""
 
-COPIED_AT_ONCE = 5000
+COPIED_AT_ONCE = 80 * BLOCK
 """Records that `feed` reads in one statement: some hundredths of a second, far from any deadline."""
 
 MIN_SEQ, MAX_SEQ = -(2**63), 2**63 - 1
@@ -92,7 +95,7 @@ class PostgresAccessLog:
             found = await self._session.ask(query, parameters, repeatable=True, prepare=False, rows=records)
         return page_of(found, limit=limit, key=lambda record: str(record.seq))
 
-    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[list[AccessRecord]]:
+    async def scan(self, *, after: int = 0, until: int | None = None) -> AsyncGenerator[list[AccessRecord], None]:
         # pages by key, not a cursor: no snapshot is held open however long a verification takes
         last = MAX_SEQ if until is None else until
         while after < last:
@@ -110,12 +113,15 @@ class PostgresAccessLog:
     async def feed(
         self, verifier: Verifier, *, until: int | None = None, progress: Callable[[int], None] | None = None
     ) -> None:
-        last, layouts = MAX_SEQ if until is None else until, Layouts()
+        last = MAX_SEQ if until is None else until
+        blocks = Blocks(chain=verifier.chain, absent=uuid.UUID(uuid7()))
+        if verifier.head == EMPTY and not verifier.records:
+            # what stands below 1 was put there by hand, and is to be seen
+            await self._feed_closely(verifier, after=MIN_SEQ, until=EMPTY.seq)
         failed_at = None
-        while True:
-            before = verifier.head
+        while (before := verifier.head).seq < last:
             try:
-                await self._feed_some(verifier, last, layouts, progress)
+                await self._feed_some(verifier, last, blocks)
             except ConnectionLost:
                 # as `scan` asks again: what was fed stays fed, and the next connection goes on behind it
                 if self._session.in_transaction or failed_at == verifier.head:
@@ -124,23 +130,37 @@ class PostgresAccessLog:
                 continue
             if verifier.head == before:
                 return
+            if progress:
+                progress(verifier.records)
 
-    async def _feed_some(
-        self, verifier: Verifier, last: int, layouts: Layouts, progress: Callable[[int], None] | None
-    ) -> None:
+    async def _feed_some(self, verifier: Verifier, last: int, blocks: Blocks) -> None:
         """Feed the next COPIED_AT_ONCE records. One COPY for all would hold a snapshot for minutes, and outlast its deadline."""
-        # what stands below 1 was put there by hand, and is to be seen
-        after = MIN_SEQ if verifier.head == EMPTY and not verifier.records else verifier.head.seq
         before = verifier.head
-        for end in _ends(after, last, COPIED_AT_ONCE):
-            query = COPY.format(after=after, until=end, most=COPIED_AT_ONCE)
-            async with aclosing(self._session.copy(query)) as copied:
-                async for rows in copied:
-                    verifier.feed(CopiedRecords(rows, layouts))
-            if verifier.head != before:
-                break
-        if progress:
-            progress(verifier.records)
+        end = max(before.seq, EMPTY.seq) + COPIED_AT_ONCE
+        # a COPY has to be read to its end before anything else is asked: a block in doubt waits, and so do those behind it
+        waiting: list[Block] = []
+        if end <= MAX_SEQ - COPIED_AT_ONCE:
+            async with aclosing(
+                self._session.copy(blocks.query(after=end - COPIED_AT_ONCE, until=min(end, last)))
+            ) as rows:
+                async for row in rows:
+                    block = Block.of(row)
+                    if waiting or not _take(verifier, blocks, block):
+                        waiting.append(block)
+        for block in waiting:
+            if not _take(verifier, blocks, block):
+                await self._feed_closely(verifier, after=verifier.head.seq, until=min(block.after + BLOCK, last))
+        if verifier.head == before:  # there is none so near: the log has ended, or has a gap
+            await self._feed_closely(verifier, after=before.seq, until=last, parts=1)
+
+    async def _feed_closely(self, verifier: Verifier, *, after: int, until: int, parts: int | None = None) -> None:
+        """Feed the records between two places one by one, at most so many `parts` of a scan."""
+        async with aclosing(self.scan(after=after, until=until)) as scanned:
+            async for records in scanned:
+                verifier.feed(records)
+                parts = parts and parts - 1
+                if parts == 0:
+                    return
 
     async def unfinished(self, lease: LeaseId | None = None) -> tuple[OpenInvocation, ...]:
         rows = await self._session.ask(self._queries["unfinished"], {"lease": lease}, repeatable=True)
@@ -161,6 +181,15 @@ class PostgresAccessLog:
         if refused:
             raise refused
         return tuple(places)
+
+
+def _take(verifier: Verifier, blocks: Blocks, block: Block) -> bool:
+    """Take over what a block proves; False where that is nothing, or where the checkpoint's record is to be looked at."""
+    head = verifier.head
+    if verifier.meets(head.seq + block.records):
+        return False
+    part = blocks.verified(block, head)
+    return part is not None and verifier.take_over(part)
 
 
 def _ends(after: int, last: int, most: int) -> tuple[int, ...]:
@@ -201,13 +230,14 @@ def _record(row: Sequence[Any]) -> AccessRecord:
     seq, previous, digest, body, kind, at, invocation, lease, actor, model, version, server, outcome, action = row
     return AccessRecord(
         seq=seq,
-        previous=previous,
-        digest=digest,
-        body=body,
+        # none of these can be absent, unless somebody took the table's own rules away: then it does not hold
+        previous=previous or Digest(""),
+        digest=digest or Digest(""),
+        body=body or "",
         # core.chain.COLUMNS, written out: a dict made of pairs takes twice as long
         columns={
             "kind": kind,
-            "at": _time(at),
+            "at": at and _time(at),
             "invocation": invocation,
             "lease": lease,
             "actor": actor,

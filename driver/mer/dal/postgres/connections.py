@@ -75,14 +75,14 @@ class Connections:
 
         return await self._again(once, repeatable=repeatable)
 
-    async def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
         seconds, shown = self.settings.statement_seconds, self.settings.shown
         async with (
             self.pooled() as connection,
             aclosing(copied(connection, query, seconds=seconds, shown=shown)) as rows,
         ):
-            async for some in rows:
-                yield some
+            async for row in rows:
+                yield row
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[Connection]:

@@ -1,7 +1,7 @@
-"""Reads the rows of a COPY as they come, many at a time.
+"""Reads the rows of a COPY as they come, on the loop and without a thread.
 
-psycopg's own takes a turn of the loop a few rows, which is a third of a verification's time. Here whatever has come is
-taken at once, and while the caller works on it the server fills the socket again: the loop waits only where that is empty.
+psycopg's own takes a turn of the loop for each part that comes. Here whatever has come is taken at once, and while the
+caller works on a row the server fills the socket again: the loop waits only where that is empty.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from mer.dal.postgres.answering import Answers
 from mer.dal.postgres.errors import translated
 from mer.dal.postgres.session import GRACE_SECONDS, Connection
 
-MAX_ROWS = 256
-"""Rows given at once, and what libpq's buffer holds beside: a millisecond's work, after which others get their turn."""
-
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 
 HEADER_BYTES = len(SIGNATURE) + 8
@@ -30,13 +27,11 @@ LOOKS = 3
 """How often to look for more before waiting: a TLS record may be read already, in parts of which the socket knows nothing."""
 
 
-async def copied(
-    connection: Connection, query: str, *, seconds: float, shown: str
-) -> AsyncGenerator[list[bytes], None]:
+async def copied(connection: Connection, query: str, *, seconds: float, shown: str) -> AsyncGenerator[bytes, None]:
     """Run a `COPY … TO STDOUT (FORMAT binary)` and give its rows, each of its number of fields and the fields.
 
     The server must say something every `seconds` and a grace. A caller who leaves early, or who is cancelled, costs the
-    connection: it is closed.
+    connection: it is closed. After each row others get their turn.
 
     Raises:
         DatabaseUnreachable: no answer came in time, or the connection broke.
@@ -50,16 +45,11 @@ async def copied(
             answers = Answers(line, seconds=seconds + GRACE_SECONDS, shown=shown)
             await answers.result(ExecStatus.COPY_OUT)
             first = True
-            async for rows in _rows(line, answers):
+            while (row := await _row(line, answers)) is not None:
                 if first:
-                    first = False
-                    rows[0] = rows[0][HEADER_BYTES:]
-                    if not rows[0]:  # a server may send the header by itself
-                        del rows[0]
-                if rows and rows[-1] == TRAILER:
-                    del rows[-1]
-                if rows:
-                    yield rows
+                    first, row = False, row[HEADER_BYTES:]
+                if row and row != TRAILER:  # a server may send the header by itself
+                    yield row
                     await asyncio.sleep(0)
             await answers.result(ExecStatus.COMMAND_OK)
             await answers.end()
@@ -69,26 +59,17 @@ async def copied(
             await connection.close()
 
 
-async def _rows(line: PGconn, answers: Answers) -> AsyncGenerator[list[bytes], None]:
-    """Give what has come, at least one row at a time, until the COPY has ended."""
-    get, ended, looks = line.get_copy_data, False, 0
-    while not ended:
-        rows = list[bytes]()
-        append = rows.append
-        while not ended and len(rows) < MAX_ROWS:
-            before = len(rows)
-            size, row = get(1)
-            while size > 0:  # what libpq has read, which is no more than its buffer holds
-                append(bytes(row))
-                size, row = get(1)
-            looks = looks + 1 if len(rows) == before else 0
-            if size < 0:
-                ended = True
-            elif looks < LOOKS:
-                line.consume_input()
-            elif rows:
-                break
-            else:
-                await answers.something()
-        if rows:
-            yield rows
+async def _row(line: PGconn, answers: Answers) -> bytes | None:
+    """Return what the server sends next as one, None when the COPY has ended."""
+    looks = 0
+    while True:
+        size, row = line.get_copy_data(1)
+        if size > 0:
+            return bytes(row)
+        if size < 0:
+            return None
+        if looks < LOOKS:
+            looks += 1
+            line.consume_input()
+        else:
+            await answers.something()

@@ -57,13 +57,13 @@ class TransactionSession:
             self._refused = error
             raise
 
-    async def copy(self, query: str) -> AsyncGenerator[list[bytes], None]:
+    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
         self._still_accepted()
         seconds, shown = self._settings.statement_seconds, self._settings.shown
         try:
             async with aclosing(copied(self._connection, query, seconds=seconds, shown=shown)) as rows:
-                async for some in rows:
-                    yield some
+                async for row in rows:
+                    yield row
         except MerError as error:
             self._refused = error
             raise
