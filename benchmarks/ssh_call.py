@@ -33,8 +33,9 @@ from yardsticks import ssh as bare
 from mer.core.specs import VersionSpec
 from mer.meal.loaded import WorkerModel
 from mer.meal.plan import WorkerPlan
-from mer.meal.ssh.connection import CIPHERS, Connection, Target
+from mer.meal.ssh.connection import Connection
 from mer.meal.ssh.host import SshHost
+from mer.meal.ssh.reaching import CIPHERS
 from mer.meal.starting import start
 from tests.support import sshd
 
@@ -76,10 +77,7 @@ def options(server: sshd.Sshd, port: int | None = None) -> dict[str, Any]:
 
 
 def connection(server: sshd.Sshd, port: int | None = None) -> Connection:
-    given = options(server, port)
-    user, port = given.pop("username"), given.pop("port")
-    del given["encryption_algs"], given["compression_algs"]
-    return Connection(Target(name="far", address=sshd.HOST, user=user, port=port, options=given))
+    return sshd.connection(server, port=port or server.port, operator=sshd.operator(server, port=port))
 
 
 @contextlib.asynccontextmanager

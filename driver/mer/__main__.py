@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a database is imported when one is opened
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a databa
     from mer.core.records import Server
     from mer.dal.base import Store
     from mer.meal.host import Host
+    from mer.meal.secrets import Secrets
     from mer.settings import Settings
 
 
@@ -89,12 +91,15 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.meal.hosts import Hosts
     from mer.meal.local import LocalHost
     from mer.meal.pool import Pool
+    from mer.meal.secrets import Secrets
     from mer.registry.changes import Changes
     from mer.registry.models import ModelRegistry
     from mer.registry.placements import PlacementRegistry
     from mer.registry.resolve import Resolver
     from mer.registry.servers import ServerRegistry, ensure_local
     from mer.registry.weights import WeightsRegistry
+    from mer.setting_kinds import Kind
+    from mer.settings import SETTINGS
 
     def clock() -> dt.datetime:
         return dt.datetime.now(dt.UTC)
@@ -109,7 +114,10 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
         cache_folder=settings.state_folder / "cache",
         memory_bytes=settings.shared_memory << 20,
     )
-    hosts = Hosts({ServerKind.LOCAL: lambda _: local, ServerKind.SSH: _ssh_host})
+    secrets = Secrets(os.environ, own={each.variable for each in SETTINGS if each.kind is Kind.SECRET})
+    hosts = Hosts(
+        {ServerKind.LOCAL: lambda _: local, ServerKind.SSH: lambda server: _ssh_host(server, settings, secrets)}
+    )
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
     leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
@@ -171,15 +179,31 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
         )
 
 
-def _ssh_host(server: Server) -> Host:
-    from mer.meal.ssh.connection import (
-        Connection,
-        Target,
-    )  # asyncssh takes 145 ms: only who leaves this machine waits for it
+def _ssh_host(server: Server, settings: Settings, secrets: Secrets) -> Host:
+    from mer.meal.ssh.address import Operator, Target
+    from mer.meal.ssh.connection import Connection  # asyncssh takes 145 ms: only who leaves this machine waits for it
     from mer.meal.ssh.host import SshHost
+    from mer.meal.ssh.known_hosts import Policy
 
     known = server.parameters
-    target = Target(name=server.name, address=known["address"], user=known.get("user"), port=known.get("port"))
+    operator = Operator(
+        home=Path.home(),
+        secrets=secrets,
+        agent=os.environ.get("SSH_AUTH_SOCK"),
+        environ=os.environ,
+        config=settings.ssh_config,
+        policy=Policy(settings.ssh_host_keys),
+        own_known_hosts=settings.state_folder / "known_hosts",
+    )
+    target = Target(
+        name=server.name,
+        address=known["address"],
+        user=known.get("user"),
+        port=known.get("port"),
+        jump=tuple(known.get("jump", ())),
+        password_from=known.get("password_from"),
+        operator=operator,
+    )
     return SshHost(server.name, Connection(target), python=known.get("python"))
 
 

@@ -20,6 +20,8 @@ MAX_MEBIBYTES = 65536
 
 LEVELS = ("debug", "info", "warning", "error")
 
+HOST_KEYS = ("strict", "accept-new")
+
 MASK = "********"
 
 
@@ -36,6 +38,7 @@ class Kind(StrEnum):
     COUNT = "count"
     MEBIBYTES = "mebibytes"
     LEVEL = "level"
+    HOST_KEYS = "host-keys"
 
 
 def read(kind: Kind, value: object) -> Any:
@@ -149,6 +152,13 @@ def _level(value: object) -> str:
     return text
 
 
+def _host_keys(value: object) -> str:
+    text = str(value).strip().lower()
+    if text not in HOST_KEYS:
+        raise ValueError(" or ".join(HOST_KEYS))
+    return text
+
+
 _READERS: Mapping[Kind, Callable[[object], Any]] = {
     Kind.TEXT: _text,
     Kind.SECRET: _text,
@@ -160,4 +170,5 @@ _READERS: Mapping[Kind, Callable[[object], Any]] = {
     Kind.COUNT: _count,
     Kind.MEBIBYTES: _mebibytes,
     Kind.LEVEL: _level,
+    Kind.HOST_KEYS: _host_keys,
 }

@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record_model_log: bool = True
     trace: Path | None = None
     log_level: str = "warning"
+    ssh_config: str = ""
+    ssh_host_keys: str = "strict"
     origins: dict[str, str] = {}
     """Name to where the value came from; what is missing is a default."""
 
@@ -268,6 +270,22 @@ SETTINGS: tuple[Setting, ...] = (
         variable="MER_LOG_LEVEL",
         kind=Kind.LEVEL,
         explanation="What MER says of itself on stderr: debug, info, warning or error.",
+    ),
+    Setting(
+        name="ssh_config",
+        variable="MER_SSH_CONFIG",
+        kind=Kind.TEXT,
+        explanation="The one ssh_config that is read, an absolute path; none: none is.",
+        default_words="~/.ssh/config, then /etc/ssh/ssh_config",
+    ),
+    Setting(
+        name="ssh_host_keys",
+        variable="MER_SSH_HOST_KEYS",
+        kind=Kind.HOST_KEYS,
+        explanation=(
+            "What becomes of the host key of a server that nobody has a key of. strict: it is refused until "
+            "`mer server trust`. accept-new: it is trusted and kept. A changed key is refused either way."
+        ),
     ),
 )
 

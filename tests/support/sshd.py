@@ -24,7 +24,9 @@ from typing import Any
 
 import pytest
 
-from mer.meal.ssh.connection import Connection, Target
+from mer.meal.secrets import Secrets
+from mer.meal.ssh.address import Operator, Target
+from mer.meal.ssh.connection import Connection
 from mer.meal.ssh.host import SshHost
 
 HOST = "127.0.0.1"
@@ -185,8 +187,32 @@ def host(server: Sshd, *, name: str = "far", python: str | None = sys.executable
 
 def connection(server: Sshd, *, name: str = "far", **target: Any) -> Connection:
     """Return a connection that trusts the server, and is not made yet."""
-    given = {"address": HOST, "port": server.port, "user": server.user, "options": server.options()}
-    return Connection(Target(name=name, **given | target))
+    return Connection(target_of(server, name=name, **target))
+
+
+def target_of(server: Sshd, *, name: str = "far", **given: Any) -> Target:
+    """Return the server as a record would have it, for an operator who trusts it and has its user's key."""
+    told = {"address": HOST, "port": server.port, "user": server.user, "operator": operator(server)} | given
+    return Target(name=name, **told)
+
+
+def operator(server: Sshd, *, port: int | None = None, more: str = "", **given: Any) -> Operator:
+    """Return an operator whose ssh_config has the server's key and its user's, for `port` where something stands before it.
+
+    `more` are lines before these.
+    """
+    home = server.folder / "home"
+    (home / ".ssh").mkdir(parents=True, exist_ok=True)
+    line = server.known_hosts_line
+    known = server.folder / "known_hosts"
+    known.write_text(line if port is None else line.replace(f":{server.port} ", f":{port} "))
+    config = server.folder / f"ssh_config.{abs(hash((more, port)))}"
+    config.write_text(
+        f"{more}\nHost *\n  IdentityFile {server.key}\n  IdentityAgent none\n"
+        f"  UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n"
+    )
+    config.chmod(0o600)
+    return Operator(**{"home": home, "secrets": Secrets({}), "config": str(config)} | given)
 
 
 _OF_PROCESS: list[Sshd] = []

@@ -12,6 +12,7 @@ import msgspec
 from mer.core.actor import Actor
 from mer.core.canonical import Json
 from mer.core.errors import AlreadyExists, ConfigurationError, ServerNotFound, UsageError
+from mer.core.hops import MAX_HOPS, check_host, check_port, check_user, parse_hop, parse_password_reference
 from mer.core.identifiers import uuid7
 from mer.core.records import LOCAL, PAGE, Page, Server, ServerId, ServerKind
 from mer.core.references import check_name
@@ -28,6 +29,10 @@ class SshParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     port: int | None = None
     python: str | None = None
     """Absolute path of the interpreter there."""
+    jump: tuple[str, ...] = ()
+    """Machines on the way, `[user@]host[:port]` each, the first one first."""
+    password_from: str | None = None
+    """Where the password stands: `env:NAME` or `keyring:SERVICE/USER`. Never the password."""
 
 
 class LocalParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -59,15 +64,17 @@ def check_parameters(kind: ServerKind, parameters: Mapping[str, Any]) -> dict[st
 def _check_ssh(parameters: SshParameters) -> None:
     if parameters.python is not None and not parameters.python.startswith("/"):
         raise ConfigurationError(f"python is {parameters.python!r}: it must be an absolute path on that server")
-    if parameters.port is not None and not 0 < parameters.port < 65536:
-        raise ConfigurationError(f"port {parameters.port} is none: 1 to 65535")
-    if "@" in parameters.address:
-        # `ada:secret@host` would put a password into the registry and its record
-        raise ConfigurationError("the address holds an @: the user is a parameter of its own")
-    for what, value in (("address", parameters.address), ("user", parameters.user)):
-        # one that begins with a dash would be read as an option by any ssh program it ever reaches
-        if value is not None and (value[:1] in ("", "-") or " " in value or not value.isprintable()):
-            raise ConfigurationError(f"{value!r} is no {what}")
+    if parameters.port is not None:
+        check_port(parameters.port)
+    check_host(parameters.address)
+    if parameters.user is not None:
+        check_user(parameters.user)
+    if len(parameters.jump) > MAX_HOPS:
+        raise ConfigurationError(f"more than {MAX_HOPS} machines on the way")
+    for hop in parameters.jump:
+        parse_hop(hop)
+    if parameters.password_from is not None:
+        parse_password_reference(parameters.password_from)
 
 
 async def ensure_local(store: Store, *, clock: Callable[[], dt.datetime]) -> None:

@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import asyncssh
 
-from mer.core.errors import AuthenticationFailed, Busy, MerError, ServerUnreachable
+from mer.core.errors import Busy, MerError, ServerUnreachable
+from mer.meal.ssh.address import Target
+from mer.meal.ssh.reaching import Dropped, reach
 from mer.meal.ssh.stream import WINDOW, ChannelSession
-
-CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes128-ctr",
-    "aes256-ctr",
-)
-"""The fastest first: half as much again as asyncssh's own first choice."""
 
 MAX_CHANNELS = 8
 """Of workers at once: a stock sshd allows 10 sessions a connection, and two are left for tasks that end or look at them."""
@@ -32,12 +22,8 @@ MAX_TASKS = 2
 MAX_HANDSHAKES = 8
 """At once, to whichever servers: a stock sshd begins to drop connections when 10 are waiting to be let in."""
 
-KEEPALIVE_SECONDS = 15.0
-KEEPALIVE_COUNT = 3
-"""A connection that has not answered so many times in a row is lost: after 45 to 60 seconds of silence."""
-
-CONNECT_SECONDS = 20.0
-"""From the name to the open door, each try."""
+CLOSE_SECONDS = 20.0
+"""What the server gets to agree to the end of a connection."""
 
 CHANNEL_SECONDS = 20.0
 """What the server gets to open a channel."""
@@ -49,19 +35,6 @@ PAUSE_SECONDS = (0.2, 2.0)
 """Before the second try and at most; doubled each time and spread, so that all who were dropped do not return in step."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Whom to connect to, and how."""
-
-    name: str
-    address: str
-    user: str | None = None
-    port: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    """Further options of asyncssh.connect."""
-    keepalive_seconds: float = KEEPALIVE_SECONDS
-
-
 class Connection:
     """The connection to one server."""
 
@@ -71,6 +44,8 @@ class Connection:
         self._handshakes = handshakes or asyncio.Semaphore(MAX_HANDSHAKES)
         self.made = 0
         """How often it was made."""
+        self.host_key: str | None = None
+        """The fingerprint of the key that the server showed when it was last made."""
         self._connected: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
         self._channels = asyncio.Semaphore(MAX_CHANNELS)
@@ -122,7 +97,7 @@ class Connection:
         if connected is not None:
             connected.close()
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
+                async with asyncio.timeout(CLOSE_SECONDS):
                     await connected.wait_closed()
             except TimeoutError:
                 connected.abort()
@@ -174,43 +149,21 @@ class Connection:
         pause, longest = PAUSE_SECONDS
         for tries in range(1, TRIES + 1):
             try:
-                async with self._handshakes, asyncio.timeout(CONNECT_SECONDS):
-                    return await self._connect()
-            except TimeoutError as error:
-                raise ServerUnreachable(f"{self.target.name} did not answer within {CONNECT_SECONDS:g} s") from error
-            except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
+                async with self._handshakes:
+                    made = await reach(self.target)
+            except Dropped as error:
                 if tries == TRIES:
                     raise ServerUnreachable(
-                        f"{self.target.name} dropped the connection {TRIES} times: {_said(error)}",
+                        f"{error.message}, {TRIES} times",
                         hint="Are too many at its door? MaxStartups of its sshd_config says how many it lets wait.",
                     ) from error
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads retries
                 pause = min(2 * pause, longest)
+            else:
+                key = made.get_server_host_key()
+                self.host_key = None if key is None else key.get_fingerprint()
+                return made
         raise AssertionError
-
-    async def _connect(self) -> asyncssh.SSHClientConnection:
-        target = self.target
-        given: dict[str, Any] = {"username": target.user, "port": target.port}
-        try:
-            return await asyncssh.connect(
-                target.address,
-                encryption_algs=list(CIPHERS),
-                compression_algs=None,
-                keepalive_interval=target.keepalive_seconds,
-                keepalive_count_max=KEEPALIVE_COUNT,
-                **{name: value for name, value in given.items() if value is not None},
-                **target.options,
-            )
-        except asyncssh.PermissionDenied as error:
-            raise AuthenticationFailed(f"{target.name} does not let us in: {error.reason}") from error
-        except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError):
-            raise
-        except socket.gaierror as error:
-            raise ServerUnreachable(
-                f"{target.name}: {target.address} is no name that is known: {error.strerror}"
-            ) from error
-        except (OSError, asyncssh.Error) as error:
-            raise ServerUnreachable(f"{target.name} cannot be reached: {_said(error)}") from error
 
 
 def _said(error: BaseException) -> str:

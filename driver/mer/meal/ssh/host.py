@@ -16,7 +16,8 @@ from mer.meal.host import Host, Launch, Probe, Stream
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
-from mer.meal.ssh.connection import KEEPALIVE_COUNT, Connection
+from mer.meal.ssh.connection import Connection
+from mer.meal.ssh.reaching import KEEPALIVE_COUNT
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer.meal.staging import stage
 from mer_worker.orphans import VARIABLE
@@ -129,6 +130,11 @@ class SshHost(Host):
         except (ValueError, KeyError, TypeError) as error:
             raise ServerUnreachable(f"{self.name} gave no answer to {name!r}") from error
         return done
+
+    @property
+    def host_key(self) -> str | None:
+        """The fingerprint of the key that it showed when it was last connected to."""
+        return self._connection.host_key
 
     async def kill(self, launch: Launch) -> None:
         """End whatever carries the launch's mark there; where the host cannot be asked now, it is when it is reached again.

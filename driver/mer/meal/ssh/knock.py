@@ -1,0 +1,195 @@
+"""One attempt to get into a machine: which step it is at, whether its key is the right one, and what it is offered.
+
+asyncssh calls it from within the handshake. All keys are judged here, none by asyncssh: it would also trust a key because it
+stands under the machine's address, where ssh asks for its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import TypeAlias
+
+import asyncssh
+from asyncssh.public_key import SSHKeyPair
+
+from mer.core.errors import HostKeyRefused, MerError
+from mer.meal.secrets import Secrets
+from mer.meal.ssh.address import Address
+from mer.meal.ssh.identities import Identities
+from mer.meal.ssh.known_hosts import Known, KnownKey, Policy, Verdict, entry_name
+
+
+class Step(StrEnum):
+    """The steps on the way in, in order."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    HOST_KEY = "host key"
+    AUTHENTICATE = "authenticate"
+
+
+SECONDS = {Step.RESOLVE: 10.0, Step.CONNECT: 15.0, Step.HOST_KEY: 15.0, Step.AUTHENTICATE: 20.0}
+"""What each step may take. A server that looks its client's name up takes seconds to greet, one with PAM to let him in."""
+
+Told: TypeAlias = Callable[[Step, str], None]
+"""Is called when a step has succeeded, with what was found."""
+
+
+class Knock(asyncssh.SSHClient):
+    """The attempt."""
+
+    def __init__(
+        self, server: str, address: Address, known: Known, secrets: Secrets, *, told: Told, only_key: bool = False
+    ) -> None:
+        """Knock at `address`; with `only_key` it goes no further than to the key, which is refused without a word."""
+        self.step = Step.CONNECT
+        self.key: asyncssh.SSHKey | None = None
+        self.verdict: Verdict | None = None
+        self.by: tuple[KnownKey, ...] = ()
+        self.error: MerError | None = None
+        """What went wrong in a question of asyncssh, which has no way to tell."""
+        self.identities = Identities(address, secrets)
+        self.closed: Callable[[], None] = lambda: None
+        self.how = "without a question"
+        self.timer: asyncio.Timeout | None = None
+        self._server = server
+        self._address = address
+        self.known = known
+        self._secrets = secrets
+        self._told = told
+        self._only_key = only_key
+        self._password_given = False
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    @property
+    def methods(self) -> str:
+        """By which the server would let somebody in."""
+        return ", ".join(self._connection.get_server_auth_methods()) if self._connection is not None else ""
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+        peer = conn.get_extra_info("peername")
+        self._done(Step.CONNECT, f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "", then=Step.HOST_KEY)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whoever waits for it is told
+        self.identities.close()
+        self.closed()
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        self.key = key
+        self.verdict, self.by = self.known.judge(key)
+        if self._only_key:
+            return False
+        if self.verdict is Verdict.UNKNOWN and self._address.policy.value is Policy.ACCEPT_NEW:
+            try:
+                self._address.known_hosts.pin(self._address.key_name.value, self._address.port.value, key)
+            except MerError as error:
+                self.error = error
+                return False
+            self._done(Step.HOST_KEY, f"{described(key)}, new: kept", then=Step.AUTHENTICATE)
+            return True
+        if self.verdict is not Verdict.TRUSTED:
+            self.error = self.refusal()
+            return False
+        self._done(Step.HOST_KEY, f"{described(key)}, as in {self.by[0].where}", then=Step.AUTHENTICATE)
+        return True
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        found = next((known for known in self.known.authorities if known.key == key), None)
+        if found is None or self._only_key:
+            return False
+        self._done(Step.HOST_KEY, f"certified by {described(key)}, as in {found.where}", then=Step.AUTHENTICATE)
+        return True
+
+    def refusal(self) -> HostKeyRefused:
+        """Return why the key is refused."""
+        assert self.key is not None
+        presented = described(self.key)
+        name = entry_name(self._address.key_name.value, self._address.port.value)
+        trust = f"mer -a server trust {self._server}"
+        if self.verdict is Verdict.REVOKED:
+            return HostKeyRefused(f"the key of {name}, {presented}, was revoked in {self.by[0].where}")
+        if self.verdict is Verdict.CHANGED:
+            former = "; ".join(f"{described(known.key)} in {known.where}" for known in self.by)
+            return HostKeyRefused(
+                f"the key of {name} has changed: it shows {presented}, and is known by {former}",
+                hint=f"Another machine may answer in its place. If you know why it changed: {trust}",
+            )
+        return HostKeyRefused(
+            f"the key of {name} is not known: {presented}",
+            hint=f"Compare it with what the machine itself says (ssh-keygen -lf /etc/ssh/ssh_host_*.pub), then: {trust}",
+        )
+
+    def auth_completed(self) -> None:
+        if self.step is Step.HOST_KEY:  # by a certificate, of which nothing was asked
+            self._done(Step.HOST_KEY, "certified", then=Step.AUTHENTICATE)
+        self._done(Step.AUTHENTICATE, f"{self._address.user.value}, {self.how}", then=Step.AUTHENTICATE)
+
+    async def public_key_auth_requested(self) -> Sequence[SSHKeyPair] | None:
+        self.how = "by a key"
+        try:
+            with _Patience(self):
+                return await self.identities.more() or None
+        except MerError as error:
+            self.error = error
+            return None
+
+    async def password_auth_requested(self) -> str | None:
+        return await self._password("by a password")
+
+    async def kbdint_auth_requested(self) -> str | None:
+        return None if self._address.password_from.value is None or self._password_given else ""
+
+    async def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> Sequence[str] | None:
+        """Answer the one question that is not shown while it is typed: whatever its language, that is the password."""
+        del name, instructions, lang
+        if not prompts:
+            return []
+        if len(prompts) != 1 or prompts[0][1]:
+            return None
+        password = await self._password("by a password")
+        return None if password is None else [password]
+
+    async def _password(self, how: str) -> str | None:
+        reference = self._address.password_from.value
+        if reference is None or self._password_given:
+            return None
+        self._password_given, self.how = True, how
+        try:
+            return await self._secrets.password(reference)
+        except MerError as error:
+            self.error = error
+            return None
+
+    def _done(self, step: Step, found: str, *, then: Step) -> None:
+        self._told(step, found)
+        self.step = then
+        self.more_time()
+
+    def more_time(self) -> None:
+        """Give the step that is on its whole time."""
+        if self.timer is not None:
+            self.timer.reschedule(asyncio.get_running_loop().time() + SECONDS[self.step])
+
+
+class _Patience:
+    """While a person is asked, no step's time runs out."""
+
+    def __init__(self, knock: Knock) -> None:
+        self._knock = knock
+
+    def __enter__(self) -> None:
+        if self._knock.timer is not None:
+            self._knock.timer.reschedule(None)
+
+    def __exit__(self, *exc: object) -> None:
+        self._knock.more_time()
+
+
+def described(key: asyncssh.SSHKey) -> str:
+    """Return a key's kind and fingerprint, as ssh-keygen -l shows them."""
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
