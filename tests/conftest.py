@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
+
+# before numpy comes: where others keep the processors busy, its threads wait for each other by spinning, and a training of
+# two seconds takes forty
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -10,6 +16,11 @@ from mer.meal.pool import Pool
 from tests.support import postgres_server as team
 from tests.support.postgres import PostgresServer, state_folder
 from tests.support.surreal_servers import SurrealServer, running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of a minute each: as the last ones they would run while every other process has nothing to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/strength/"))
 
 
 @pytest.fixture(scope="session")

@@ -19,19 +19,19 @@ from mer.meal.host import Launch
 from mer.meal.local import LocalHost
 from mer.meal.session import Session
 from mer_worker.tensors import Buffer, encode
+from tests.support import debian
 from tests.support.peers import PEERS, PYTHON_HANDLER
 from tests.support.workers import soon
 
 SUITES = {"bullseye": (3, 9), "trixie": (3, 13)}
 """Debian's releases, and the Python that each has."""
 
-PACKAGES = "python3-minimal,libpython3-stdlib"
+PACKAGES = ("python3-minimal", "libpython3-stdlib")
 
 CODE, MODELS = "/opt/driver", "/opt/models"
 
-
 KEPT = os.environ.get("MER_TEST_ROOTS")
-"""A folder in which the roots stay for the next time: one takes a minute or two to be made."""
+"""A folder in which the roots stay for the next time, and need no network then."""
 
 
 @pytest.fixture(scope="module", params=SUITES)
@@ -39,30 +39,22 @@ def root(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, tuple[int, int]]]:
     """Give the folder of a small Debian with the worker's code in it."""
-    if os.geteuid() or shutil.which("debootstrap") is None:
-        pytest.skip("debootstrap and root are needed")
+    if why := debian.missing():
+        pytest.skip(why)
     folder = (Path(KEPT) if KEPT else tmp_path_factory.mktemp("roots")) / request.param
     try:
-        if not (folder / "usr/bin/python3").exists():
-            _make(request.param, folder)
+        if not folder.exists():
+            try:
+                debian.make(request.param, PACKAGES, folder)
+            except subprocess.SubprocessError as error:
+                said = getattr(error, "stderr", None) or b""
+                pytest.skip(f"there is no Debian {request.param}: {error} {said.decode()[-400:]}")
         shutil.copytree(Path(mer_worker.__file__).parent, folder / CODE[1:] / "mer_worker")
         (folder / MODELS[1:]).mkdir()
         yield folder, SUITES[request.param]
     finally:
         for gone in (folder / CODE[1:], folder / MODELS[1:]) if KEPT else (folder,):
             shutil.rmtree(gone, ignore_errors=True)
-
-
-def _make(suite: str, folder: Path) -> None:
-    made = subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, folder],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    if made.returncode:
-        pytest.skip(f"debootstrap could not make it: {made.stdout[-200:]}{made.stderr[-200:]}")
 
 
 class RootHost(LocalHost):
