@@ -48,6 +48,15 @@ if ! command -v node >/dev/null 2>&1; then
 fi
 ruff check driver migrations tests benchmarks examples
 ruff format --check driver migrations tests benchmarks examples
-mypy
 lint-imports
-exec python -m pytest -n "${MER_TEST_PROCESSES:-2}" --dist worksteal -q
+# beside the tests, which wait for processes half of their time
+typed="$(mktemp)"
+trap 'rm -f "$typed"' EXIT
+mypy >"$typed" 2>&1 &
+typing=$!
+status=0
+python -m pytest -n "${MER_TEST_PROCESSES:-2}" --dist worksteal -q || status=$?
+# a code that pytest has not: the caller may run failed tests once more, and must not lose this on the way
+wait "$typing" || status=9
+cat "$typed"
+exit "$status"
