@@ -204,7 +204,7 @@ def operator(server: Sshd, *, port: int | None = None, more: str = "", **given: 
     home = server.folder / "home"
     (home / ".ssh").mkdir(parents=True, exist_ok=True)
     line = server.known_hosts_line
-    known = server.folder / "known_hosts"
+    known = server.folder / f"known_hosts.{port or server.port}"
     known.write_text(line if port is None else line.replace(f":{server.port} ", f":{port} "))
     config = server.folder / f"ssh_config.{abs(hash((more, port)))}"
     config.write_text(

@@ -27,6 +27,9 @@ CHANNEL_HIGH = 256 << 10
 LEAST_GRACE = 0.5
 """Seconds that the end of its input gets to end a worker: to kill it takes a channel of its own, which takes as long."""
 
+LAST_SECONDS = 0.5
+"""What the last of a worker's output may take after its exit; then what it has left, which may hold its output, is swept."""
+
 CLOSING_SECONDS = 5.0
 """What the end of a channel may take: the other side has to agree to it, and it may be gone."""
 
@@ -44,6 +47,7 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
         self.take: Callable[[bytes], None] = self._keep
         self.take_log: Callable[[bytes], None] = self._keep_log
         self.output_ended: Callable[[], None] = lambda: None
+        self.exited: Callable[[], None] = lambda: None
         self.closed: Callable[[], None] = lambda: None
         self._on_end: list[Callable[[], None]] = []
         self.resumed: Callable[[], None] = lambda: None
@@ -75,10 +79,12 @@ class ChannelSession(asyncssh.SSHClientSession[bytes]):
 
     def exit_status_received(self, status: int) -> None:
         self.status = status
+        self.exited()
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:  # noqa: ARG002 - theirs
         number = getattr(__import__("signal"), f"SIG{signal}", None)
         self.status = -int(number) if number else None
+        self.exited()
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -167,7 +173,7 @@ class ChannelStream:
         if self._log:
             receiver.log(self._log)
         session.take, session.take_log = self._take, receiver.log
-        session.resumed, session.closed = self._flush, self._closed
+        session.resumed, session.exited, session.closed = self._flush, self._exited, self._closed
         first, self._first = self._first, b""
         self._take(first)
         for data in session.kept:
@@ -283,6 +289,10 @@ class ChannelStream:
         except TimeoutError:
             return False
         return True
+
+    def _exited(self) -> None:
+        """See that the channel ends, though something that the worker has left may hold it open."""
+        self._loop.call_later(LAST_SECONDS, lambda: None if self._session.ended.is_set() else self._sweep())
 
     def _closed(self) -> None:
         self._drop()
