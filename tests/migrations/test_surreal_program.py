@@ -89,6 +89,19 @@ def test_up_history_down_and_up_again(environ: dict[str, str]) -> None:
     assert "REMOVE TABLE access_record" in program("plan", "--to", "base", environ=environ)
 
 
+def test_a_stamp_of_base_takes_the_record_back_and_leaves_the_schema(environ: dict[str, str]) -> None:
+    program("upgrade", environ=environ)
+    assert "--yes" in program("stamp", "base", environ=environ, code=2)
+    program("stamp", "base", "--yes", environ=environ)
+    assert json.loads(program("current", "--json", environ=environ))["current"] is None
+    told = program("upgrade", environ=environ, code=78)
+    assert "somebody else's tables" in told
+    assert "mer-migrate stamp" in told
+    program("stamp", "00", "--yes", environ=environ)
+    assert json.loads(program("current", "--json", environ=environ))["current"] == 0
+    assert json.loads(program("upgrade", "--json", environ=environ))["applied"] == []
+
+
 def test_two_at_once_run_each_script_once(environ: dict[str, str]) -> None:
     both = [started("upgrade", "--json", environ=environ) for _ in range(2)]
     told = [process.communicate(timeout=60) for process in both]
