@@ -33,8 +33,6 @@ from yardsticks import ssh as bare
 from mer.core.specs import VersionSpec
 from mer.meal.loaded import WorkerModel
 from mer.meal.plan import WorkerPlan
-from mer.meal.ssh.connection import Connection
-from mer.meal.ssh.host import SshHost
 from mer.meal.ssh.reaching import CIPHERS
 from mer.meal.starting import start
 from tests.support import sshd
@@ -76,13 +74,10 @@ def options(server: sshd.Sshd, port: int | None = None) -> dict[str, Any]:
     }
 
 
-def connection(server: sshd.Sshd, port: int | None = None) -> Connection:
-    return sshd.connection(server, port=port or server.port, operator=sshd.operator(server, port=port))
-
-
 @contextlib.asynccontextmanager
 async def model(server: sshd.Sshd, folder: Path, port: int | None = None) -> AsyncIterator[WorkerModel]:
-    host = SshHost("far", connection(server, port), python=sys.executable, shared_cache=True)
+    given = {} if port is None else {"port": port, "operator": sshd.operator(server, port=port)}
+    host = sshd.host(server, **given)
     session = await start(host, plan(folder))
     async with WorkerModel(host, plan(folder), session, None) as loaded:
         yield loaded
