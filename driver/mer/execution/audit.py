@@ -20,8 +20,8 @@ from mer.execution.finishes import Finishes
 from mer.execution.leases import LeaseKeeper
 from mer.execution.printed import Printed
 from mer.execution.workplaces import Workplace
+from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
-from mer.meal.session import Reply
 from mer.registry.resolve import Candidate
 from mer_worker.tensors import Encoded
 

@@ -31,10 +31,11 @@ from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
 from mer.execution.workplaces import Workplace, Workplaces
+from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
 from mer.meal.pooled import BATCHES_AHEAD
-from mer.meal.session import Reply, Session
+from mer.meal.session import Session
 from mer.registry.resolve import MAX_REMEMBERED, Candidate, Resolved, Resolver
 
 

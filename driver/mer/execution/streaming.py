@@ -21,9 +21,10 @@ from mer.execution.executor import Executor, outcome_of, spent, told
 from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
+from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.seals import Handle, by_handle
-from mer.meal.session import Reply, Session
+from mer.meal.session import Session
 from mer.meal.streams import InputParts, PartStream, each, inference
 from mer_worker.tensors import Encoded
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from mer.core.errors import MerError
 from mer.core.trace import META, Lane
+from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
-from mer.meal.session import Reply, Session
+from mer.meal.session import Session
 from mer_worker.tensors import Encoded
 
 CAPABILITY = "trace"

@@ -14,12 +14,13 @@ from typing import Any
 
 from mer.core.errors import DeadlineExceeded, InputInvalid
 from mer.core.running import Batch
+from mer.meal.answers import Reply
 from mer.meal.calls import Call, LogCallback
 from mer.meal.host import Bytes, Stream
-from mer.meal.session import Reply, Session
+from mer.meal.session import Session
 from mer.meal.shortcut import Shortcut
 from mer_worker.tensors import Encoded, encode
-from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Frame, Kind, WireError, pack
+from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Kind, WireError, pack
 
 MOST_BATCH_BYTES = 256 << 20
 """Of the bodies of one batch, where it has more than one request: a worker holds them all at once."""
@@ -123,17 +124,19 @@ class BatchingSession(Session):
         self._flush_due: asyncio.Handle | None = None
         self._gathering: asyncio.TimerHandle | None = None
         """Until when the first of the next batch waits for more."""
-        self.shortcut = Gathering(
-            self._loop,
-            self._calls,
-            self._incoming,
-            stream.write_frame,
-            self._received,
-            self._fill,
-            enqueue=self._enqueue_inputs,
-            landed=self._landed,
+        self._frames.landed = self._landed
+        self._use(
+            Gathering(
+                self._loop,
+                self._calls,
+                self._incoming,
+                stream.write_frame,
+                self._frames.received,
+                self._frames.fill,
+                enqueue=self._enqueue_inputs,
+                landed=self._landed,
+            )
         )
-        self.read_from = self.shortcut.read_from
 
     async def infer(
         self,
@@ -145,7 +148,7 @@ class BatchingSession(Session):
     ) -> Reply:
         """Run the model once, together with what else waits (see Session.infer)."""
         if self.lost is not None:
-            raise self._lost_again()
+            raise self._ending.again()
         call = self._enqueue(None, encoded, meta, deadline, on_log)
         return self.reply(await self.outcome(call.request, call))
 
@@ -159,7 +162,7 @@ class BatchingSession(Session):
     ) -> dict[str, Any]:
         """Run the model once, together with what else waits (see Session.infer)."""
         if self.lost is not None:
-            raise self._lost_again()
+            raise self._ending.again()
         call = self._enqueue(inputs, None, meta, deadline, on_log)
         return self.reply(await self.outcome(call.request, call)).outputs
 
@@ -204,10 +207,6 @@ class BatchingSession(Session):
             call.future.set_exception(
                 DeadlineExceeded("the deadline passed while requests before this one were running")
             )
-
-    def _take_end(self, received: Frame) -> None:
-        super()._take_end(received)
-        self._landed(received.request)
 
     def _landed(self, request: int) -> None:
         """Learn that a request has its answer; after the last one of a batch comes the next batch."""
@@ -262,7 +261,7 @@ class BatchingSession(Session):
             call = self._queue.pop(request).call
             self._calls.take(request)
             if not call.future.done():
-                call.future.set_exception(self._lost_again())
+                call.future.set_exception(self._ending.again())
 
     def _form(self, request: int, waiting: Waiting) -> tuple[Bytes, ...] | None:
         """Return a request's frame, in pieces; None where there is none, and its caller was told."""

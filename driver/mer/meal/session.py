@@ -7,41 +7,35 @@ says what; nothing here waits without a bound of its own or a deadline of the ca
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mer.core.errors import (
     DeadlineExceeded,
     InputInvalid,
     MerError,
-    OutOfMemory,
     ProtocolMismatch,
-    ProtocolViolation,
     WorkerLost,
 )
+from mer.meal.answers import Answers, Reply
 from mer.meal.calls import Call, Calls, LogCallback, Taker
+from mer.meal.ending import CANCEL_GRACE, Ending
 from mer.meal.ends import loss
-from mer.meal.failing import error_of
+from mer.meal.frames import ControlFrames, Frames
 from mer.meal.host import Bytes, Stream
-from mer.meal.ladder import Ladder
 from mer.meal.memory import OFFER, SLICE_BYTES, WorkerMemory, refused
 from mer.meal.peer import Peer, hello, text
 from mer.meal.pings import Pings
 from mer.meal.pulse import Pulse
 from mer.meal.shortcut import Shortcut
 from mer.meal.worker_log import WorkerLog
-from mer_worker.layout import NO_META, Descriptor, open_frame
+from mer_worker.layout import NO_META
 from mer_worker.shared import goes_shared
 from mer_worker.templates import Incoming, Outgoing
-from mer_worker.tensors import Encoded, encode, values_of
+from mer_worker.tensors import Encoded, encode
 from mer_worker.wire import (
-    MAX_LOG_FRAME_BYTES,
     PREAMBLE,
-    BodyDropped,
     Decoder,
     Frame,
     Kind,
@@ -52,9 +46,6 @@ from mer_worker.wire import (
     pack,
 )
 
-CANCEL_GRACE = 1.0
-"""Seconds that a handler gets to let itself be interrupted before its worker is killed."""
-
 CLOSE_GRACE = 2.0
 """Seconds that a worker gets at each step of its end (shutdown, SIGTERM)."""
 
@@ -63,19 +54,6 @@ HELLO_SECONDS = 30.0
 
 Form = Callable[[int], tuple[Bytes, ...]]
 """Makes a request's frame, in pieces, once its number is known. Raises WireError."""
-
-
-@dataclass(slots=True)
-class Reply:
-    """What an inference gave."""
-
-    outputs: dict[str, Any]
-    descriptors: tuple[Descriptor, ...]
-    segments: Sequence[Bytes]
-    """The outputs' bytes as they came, for digests."""
-    meta: Mapping[str, Any]
-    run_us: int
-    """Microseconds in the handler, by the worker's clock."""
 
 
 class Session:
@@ -92,25 +70,38 @@ class Session:
         self._outgoing: Outgoing | None = None
         self._decoder = Decoder(templates=self._incoming)
         self._calls = Calls(self._loop, self._overdue)
-        self.ladder = Ladder(self._loop, self._calls, cancel=self.cancel, end=self._end_with)
-        """What is done about a request that does not stop."""
         self._pings = Pings(self._loop)
+        self._ending = Ending(
+            self._loop, stream, self._calls, self._pings, cancel=self.cancel, refuse=lambda: self.shortcut.close()
+        )
+        self.ladder = self._ending.ladder
+        """What is done about a request that does not stop."""
         self._log = WorkerLog(self._loop, self._calls, on_log, self._block)
         self._memory: WorkerMemory | None = None
         self.without_memory = stream.without_memory
         """Why large tensors go through the stream, for people; "" where they go through shared memory."""
-        self._greeted: asyncio.Future[None] = self._loop.create_future()
-        self._lost: MerError | None = None
-        self._killing: asyncio.Task[None] | None = None
-        self._on_end: Callable[[], None] | None = None
-        self._takers: dict[int, Taker] = {Kind.HELLO: self._take_hello, Kind.ERROR: self._take_error}
-        """By kind: what may come. Before the hello nothing else, and after it no other hello."""
-        self.shortcut = Shortcut(
-            self._loop, self._calls, self._incoming, stream.write_frame, self._received, self._fill
+        self._frames = Frames(self._decoder, self._calls, self._pings, self._log, self._ending, greet=self._take_hello)
+        answers = Answers(arrays, self._ending, self._log)
+        self.result, self.reply = answers.result, answers.reply
+        """Read a call's answer: its result frame, and what that holds."""
+        self.when_lost = self._ending.when_lost
+        """Has a function called once the worker gets no more requests, and once it has ended."""
+        self.get_buffer, self.buffer_updated = self._decoder.buffer, self._frames.buffer_updated
+        self._use(
+            Shortcut(
+                self._loop,
+                self._calls,
+                self._incoming,
+                stream.write_frame,
+                self._frames.received,
+                self._frames.fill,
+            )
         )
-        """Takes small requests before `infer` does."""
-        self.get_buffer = self._decoder.buffer
-        self.read_from = self.shortcut.read_from
+
+    def _use(self, shortcut: Shortcut) -> None:
+        """Have this take small requests, before `infer` does, and their answers."""
+        self.shortcut = self._frames.shortcut = shortcut
+        self.read_from = shortcut.read_from
 
     @classmethod
     async def start(
@@ -127,11 +118,11 @@ class Session:
         try:
             stream.start(session)
             if stream.control is not None:
-                stream.control.start(_Control(session._pings, session._violated))
+                stream.control.start(ControlFrames(session._pings, session._ending))
             stream.write(PREAMBLE, hello(**OFFER) if stream.memory is not None else hello())
             try:
                 async with asyncio.timeout(seconds):
-                    await asyncio.shield(session._greeted)
+                    await asyncio.shield(session._ending.greeted)
             except TimeoutError:
                 raise WorkerLost(f"the worker said nothing for {seconds:g} s{session._log.quoted()}") from None
         except BaseException as error:
@@ -264,7 +255,7 @@ class Session:
         if self.shortcut.blocked:
             await self._room(deadline)
         if self.lost is not None:
-            raise self._lost_again()
+            raise self._ending.again()
         request, call = self._calls.add(deadline, on_log, taker)
         try:
             message = form(request)
@@ -290,23 +281,16 @@ class Session:
             raise
         return self.result(answer, call)
 
-    def result(self, answer: Frame, call: Call) -> Frame:
-        """Return a call's result frame. Raises: MerError: what its error frame stands for."""
-        if answer.kind != Kind.RESULT:
-            raise self._failure(answer, call)
-        return answer
-
     async def send(self, *pieces: Bytes, deadline: float | None = None) -> None:
         """Send a further frame of a request. Raises: as `begin`."""
         if self.shortcut.blocked:
             await self._room(deadline)
-        if self._lost is not None:
-            raise self._lost_again()
+        self._ending.check()
         self._write(*pieces)
 
     def tell(self, message: bytes) -> None:
         """Send a further frame of a request that is small, and one of few, whatever waits to be sent."""
-        if self._lost is None and not self._stream.write(message):
+        if self._ending.reason is None and not self._stream.write(message):
             self.shortcut.blocked = True
 
     async def send_part(self, request: int, form: Form, flags: int = 0) -> Bytes:
@@ -321,28 +305,11 @@ class Session:
         """
         if self.shortcut.blocked:
             await self._room(None)
-        if self._lost is not None:
-            raise self._lost_again()
+        self._ending.check()
         message = flagged(form(request), flags)
         self._write(*message)
         await self._stream.flush()
         return message[0]
-
-    def reply(self, answer: Frame) -> Reply:
-        """Read a result, or a part.
-
-        Raises:
-            ProtocolViolation: it is none, and the worker is ended.
-            OutOfMemory: there is no room for it here.
-        """
-        try:
-            layout, meta, segments = open_frame(answer)
-            outputs = values_of(layout, segments, self.arrays)
-        except (BodyDropped, MemoryError) as error:
-            raise OutOfMemory(str(error) or None) from error
-        except WireError as error:
-            raise self._violated(error) from error
-        return Reply(outputs, layout.descriptors, segments, meta, answer.number)
 
     async def ping(self, *, seconds: float = 5.0) -> float:
         """Ask whether the worker answers, and return the seconds that it took.
@@ -354,14 +321,12 @@ class Session:
             DeadlineExceeded: no answer within `seconds`.
             WorkerLost: the worker ended.
         """
-        if self._lost is not None:
-            raise self._lost_again()
+        self._ending.check()
         return await self._pings.ask((self._stream.control or self._stream).write, seconds=seconds)
 
     async def pulse(self, *, seconds: float = 5.0) -> Pulse:
         """Ask which requests the worker is at, and since when. Raises: as `ping`."""
-        if self._lost is not None:
-            raise self._lost_again()
+        self._ending.check()
         return await self._pings.pulse((self._stream.control or self._stream).write, seconds=seconds)
 
     async def clock(self, *, seconds: float) -> int | None:
@@ -369,8 +334,7 @@ class Session:
 
         Raises: as `ping`.
         """
-        if self._lost is not None:
-            raise self._lost_again()
+        self._ending.check()
         return await self._pings.clock((self._stream.control or self._stream).write, seconds=seconds)
 
     def cancel(self, request: int) -> None:
@@ -380,7 +344,7 @@ class Session:
     def abandon(self, request: int) -> None:
         """Its caller has gone: cancel it, and see that the worker ends if it does not stop."""
         call = self._calls.get(request)
-        if call is None or self._lost is not None:
+        if call is None or self._ending.reason is not None:
             return
         self.ladder.stop(call)
 
@@ -401,7 +365,7 @@ class Session:
     @property
     def lost(self) -> MerError | None:
         """Why the worker gets no more requests; None while it does."""
-        return self._lost or self.ladder.given_up
+        return self._ending.lost
 
     @property
     def busy(self) -> int:
@@ -412,43 +376,18 @@ class Session:
         """Wait until no request is in flight; abandoned ones end by themselves or with the worker."""
         await self._calls.idle()
 
-    def when_lost(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once the worker gets no more requests, and once it has ended."""
-        self._on_end = self.ladder.when_given_up = tell
-
     async def close(self, *, grace: float = CLOSE_GRACE) -> int | None:
         """End the worker: shutdown, EOF, SIGTERM, SIGKILL. Returns its exit status; calls that wait get WorkerLost."""
-        if self._lost is None:
+        if self._ending.reason is None:
             running = list(self._calls.waiting)
-            self._lose(WorkerLost("the worker was shut down"))
+            self._ending.lose(WorkerLost("the worker was shut down"))
             for request in running:  # a handler that computes hears of no shutdown, and would take all of its grace
                 self.cancel(request)
             if not self.shortcut.blocked:
                 self._stream.write(pack(Kind.SHUTDOWN))
-        status = await self._stream.close(grace)
-        if self._killing is not None:
-            await self._killing
-        return status
+        return await self._ending.close(grace)
 
     # --- what the stream does (host.Receiver)
-
-    def buffer_updated(self, count: int) -> None:
-        """Take the frames that these bytes complete."""
-        self._take(self._decoder.received, count)
-
-    def _received(self, data: bytes) -> None:
-        self._take(self._decoder.feed, data)
-
-    def _fill(self, descriptor: int, ended: Callable[[], None]) -> None:
-        """Read on in the middle of a frame, a large body to where it stays."""
-        try:
-            count = os.readv(descriptor, (self.get_buffer(),))
-        except BlockingIOError:
-            return
-        if count:
-            self.buffer_updated(count)
-        else:
-            ended()
 
     def log(self, text: bytes) -> None:
         """Pass on the worker's own log, up to a bound for each request."""
@@ -457,74 +396,18 @@ class Session:
     def ended(self, reason: str) -> None:
         """Fail whatever waits."""
         self._log.renew()
-        self._lose(loss(reason, self._log.quoted()))
-        if self._on_end is not None:
-            self._on_end()
+        self._ending.ended(loss(reason, self._log.quoted()))
 
-    # --- frames, by kind
-
-    def _take(self, decode: Callable[[Any], Sequence[Frame]], given: int | bytes) -> None:
-        greeting = not self._greeted.done()  # asked first: the hello may come in one piece with what stands before it
-        try:
-            for received in decode(given):
-                take = self._takers.get(received.kind)
-                if take is None:
-                    raise WireError(f"a frame of kind {received.kind}, which a worker does not send now")
-                take(received)
-        except WireError as error:
-            self._violated(error)
-        if greeting and (noise := self._decoder.noise()):
-            self.log(noise)
-        self.shortcut.whole = self._decoder.between_frames
-
-    def _take_end(self, received: Frame) -> None:
-        call = self._calls.take(received.request)
-        if call is not None and not call.future.done():
-            call.future.set_result(received)
-
-    def _take_error(self, received: Frame) -> None:
-        fields = received.fields()
-        if received.request:
-            if fields.get("ends") is True:  # it gets no further request, which would be lost with it
-                self.ladder.retire(WorkerLost(f"the worker is ending: {text(fields, 'message')}"))
-                self.shortcut.close()
-            self._take_end(received)
-            return
-        error = ProtocolMismatch if fields.get("code") == "version" else ProtocolViolation
-        self._end_with(error(f"the worker gave up: {text(fields, 'message')}"))
-
-    def _take_further(self, received: Frame) -> None:
-        """Hand on what is not a request's end; of a request that is over, or whose caller has gone, it goes nowhere."""
-        call = self._calls.get(received.request)
-        if call is None or call.abandoned:
-            return
-        if call.taker is None:
-            raise WireError(f"a frame of kind {received.kind} for a request that takes none")
-        call.taker(received)
-
-    def _take_log(self, received: Frame) -> None:
-        if len(received.body) > MAX_LOG_FRAME_BYTES:
-            raise WireError(f"a log frame of {len(received.body)} bytes: the cap is {MAX_LOG_FRAME_BYTES}")
-        call = self._calls.get(received.request)
-        fields = received.fields()
-        listener = self._log.listener if call is None or call.on_log is None else call.on_log
-        self._log.tell(listener, text(fields, "stream"), text(fields, "level"), bytes(received.body))
+    # --- the hello
 
     def _take_hello(self, received: Frame) -> None:
         fields = received.fields()
-        self._takers = {
-            Kind.RESULT: self._take_end,
-            Kind.ERROR: self._take_error,
-            Kind.PART: self._take_further,
-            Kind.CREDIT: self._take_further,
-            Kind.LOG: self._take_log,
-            Kind.PONG: self._pings.take,
-        }
+        self._frames.greeted()
         try:
             self.peer = Peer(fields)
         except VersionMismatch as error:
             self._stream.write(frame(Kind.ERROR, {"kind": "protocol", "code": "version", "message": str(error)}))
-            self._end_with(ProtocolMismatch(f"{error} (Python {text(fields, 'python')} there)"))
+            self._ending.give_up(ProtocolMismatch(f"{error} (Python {text(fields, 'python')} there)"))
             return
         if self._stream.memory is not None:
             self._share(self._stream.memory, fields)
@@ -532,8 +415,8 @@ class Session:
             put = None if self._memory is None else self._memory.put
             self._outgoing = Outgoing(Kind.INFER, self.peer.most_body, put=put, most_shared=SLICE_BYTES)
             self.shortcut.open(self._outgoing)
-        if not self._greeted.done():
-            self._greeted.set_result(None)
+        if not self._ending.greeted.done():
+            self._ending.greeted.set_result(None)
 
     def _share(self, memory: WorkerMemory, hello: Mapping[str, Any]) -> None:
         """Use shared memory, if the worker does."""
@@ -545,25 +428,7 @@ class Session:
             self._decoder.claim = memory.take
             self._incoming.memory = memory.theirs
 
-    def _failure(self, answer: Frame, call: Call) -> MerError:
-        """Return the error that an error frame stands for."""
-        try:
-            fields = answer.fields()
-        except WireError as error:
-            return self._violated(error)
-        kind, code, message = (text(fields, name) for name in ("kind", "code", "message"))
-        traceback, meta = text(fields, "traceback") or None, fields.get("meta")
-        failure = error_of(kind=kind, code=code, message=message, traceback=traceback)
-        if call.late:
-            failure = DeadlineExceeded("the deadline passed before the model answered; it was stopped")
-        elif isinstance(failure, WorkerLost):
-            failure = WorkerLost(f"{message}{self._log.quoted()}")
-        failure.run_us = answer.number
-        if isinstance(meta, dict):
-            failure.meta = meta
-        return failure
-
-    # --- deadlines, the end
+    # --- the way out
 
     async def _room(self, deadline: float | None) -> None:
         """Wait until the stream takes more, and say what is to be said before the next request."""
@@ -582,69 +447,4 @@ class Session:
         self.shortcut.blocked = not self._stream.write(*pieces)
 
     def _overdue(self, request: int, call: Call) -> None:
-        """A deadline has passed, or the time of a step after it."""
-        self.ladder.overdue(request, call)
-        if self.ladder.given_up is not None:
-            self.shortcut.close()
-
-    def _violated(self, error: WireError) -> ProtocolViolation:
-        violation = ProtocolViolation(f"the worker did not speak the protocol: {error}")
-        self._end_with(violation)
-        return violation
-
-    def _end_with(self, why: MerError) -> None:
-        """Give up on this worker."""
-        self._lose(why)
-        if self._killing is None:
-            self._killing = self._loop.create_task(self._end())
-
-    async def _end(self) -> None:
-        await self._stream.close(CANCEL_GRACE / 2)
-
-    def _lose(self, why: MerError) -> None:
-        if self._lost is not None:
-            return
-        self._lost = why
-        self.ladder.close()
-        self.shortcut.close()
-        if not self._greeted.done():
-            self._greeted.set_exception(why)
-            self._greeted.exception()  # somebody may wait for it, or nobody
-        for call in self._calls.take_all():
-            if not call.future.done():
-                call.future.set_exception(
-                    DeadlineExceeded("the deadline passed; the worker ended meanwhile")
-                    if call.late
-                    else self._lost_again()
-                )
-        self._pings.fail(self._lost_again)
-
-    def _lost_again(self) -> MerError:
-        """Return the reason as an exception of its own: one that several calls raise would collect their tracebacks."""
-        lost = self.lost
-        assert lost is not None
-        return copy.copy(lost).with_traceback(None)
-
-
-class _Control:
-    """Takes what comes on the control channel."""
-
-    def __init__(self, pings: Pings, violated: Callable[[WireError], object]) -> None:
-        self._pings = pings
-        self._violated = violated
-        self._decoder = Decoder(preamble=False)
-        self.get_buffer = self._decoder.buffer
-
-    def buffer_updated(self, count: int) -> None:
-        try:
-            for received in self._decoder.received(count):
-                if received.kind == Kind.PONG:
-                    self._pings.take(received)
-        except WireError as error:
-            self._violated(error)
-
-    def log(self, text: bytes) -> None:
-        """It has none."""
-
-    def ended(self, reason: str) -> None:
-        """The data stream tells."""
+        self._ending.overdue(request, call)
