@@ -79,7 +79,7 @@ class Explaining:
             query, parameters, meanings=meanings, repeatable=repeatable, prepare=prepare, rows=rows
         )
 
-    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
+    async def copy(self, query: str) -> AsyncGenerator[memoryview, None]:
         await self._explain(query.removeprefix("COPY (").rpartition(") TO STDOUT")[0])
         async with aclosing(self._connections.copy(query)) as copied:
             async for row in copied:

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 """A row's columns by name; `at` in microseconds from EPOCH."""
 
 
-def joined(rows: Sequence[Row], *, absent: uuid.UUID, after: int = 0) -> bytes:
+def joined(rows: Sequence[Row], *, absent: uuid.UUID, after: int = 0) -> memoryview:
     """Return the row of a COPY in which these are one block."""
     mark = absent.hex[16:]
 
@@ -35,7 +35,7 @@ def joined(rows: Sequence[Row], *, absent: uuid.UUID, after: int = 0) -> bytes:
         fields += [uuids("invocation"), uuids("lease"), *(texts(name, b"\n", mark) for name in TEXTS)]
     sent = [struct.pack(">i", len(field)) + field for field in fields]
     sent += [struct.pack(">i", -1)] * (9 + len(TEXTS) - len(fields))
-    return struct.pack(">h", len(sent)) + b"".join(sent)
+    return memoryview(struct.pack(">h", len(sent)) + b"".join(sent))
 
 
 def record(row: Row) -> AccessRecord:

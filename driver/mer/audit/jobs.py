@@ -1,4 +1,4 @@
-"""Verification by several processes, each of a part of the log: a core each, since hashing and reading fill one.
+"""Verification by several processes, this one among them, each of a part of the log: hashing and reading fill a core.
 
 A part is chained by the digest of the record before it, which the process of the part before has to arrive at. So what is
 found, and in which order, is what one process finds.
@@ -19,8 +19,8 @@ from mer.core.errors import MerError, WorkerLost
 from mer.core.records import AccessFilter
 from mer.dal.base import AccessLog
 
-LEAST_RECORDS = 20_000
-"""Of a part: to start a process takes as long as to verify them."""
+LEAST_RECORDS = 50_000
+"""Of a part: to start a process takes as long as to verify them. So the first part, which is this one's, has as many more."""
 
 MAX_RECORDS = 10**17
 """That are shared: no log has as many, but a forged place may be as far as a database can count, where no page begins."""
@@ -55,12 +55,14 @@ async def verify_in_jobs(
 
     tasks = [
         Task(store=elsewhere.decode(), chain=chain, after=after, until=until, checkpoint=checkpoint)
-        for after, until in zip(borders, [*(border.seq for border in borders[1:]), None], strict=True)
+        for after, until in zip(borders[1:], [*(border.seq for border in borders[2:]), None], strict=True)
     ]
-    if len(tasks) > 1:
+    if tasks:
         try:
             async with asyncio.TaskGroup() as group:
-                parts = [group.create_task(_part(task, index, note)) for index, task in enumerate(tasks)]
+                parts = [group.create_task(_part(task, index, note)) for index, task in enumerate(tasks, 1)]
+                await asyncio.sleep(0)  # they start before this one is busy
+                await log.feed(verifier, until=tasks[0].after.seq, progress=lambda records: note(0, records))
         except* MerError as errors:
             raise _first(errors) from errors
         if all(verifier.take_over(part.result()) for part in parts):
@@ -75,7 +77,8 @@ async def _borders(log: AccessLog, *, jobs: int, least: int) -> list[Head]:
     parts = max(1, min(jobs, records // max(1, least)))
     borders = [EMPTY]
     for number in range(1, parts):
-        page = await log.page(AccessFilter(), after=str(records * number // parts + 1), limit=1)
+        place = least + (records - least) * number // parts
+        page = await log.page(AccessFilter(), after=str(place + 1), limit=1)
         for last in page.items:
             if last.seq > borders[-1].seq:
                 borders.append(Head(seq=last.seq, digest=last.digest))

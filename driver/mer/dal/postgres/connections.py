@@ -75,7 +75,7 @@ class Connections:
 
         return await self._again(once, repeatable=repeatable)
 
-    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
+    async def copy(self, query: str) -> AsyncGenerator[memoryview, None]:
         seconds, shown = self.settings.statement_seconds, self.settings.shown
         async with (
             self.pooled() as connection,

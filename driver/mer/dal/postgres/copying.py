@@ -27,7 +27,7 @@ LOOKS = 3
 """How often to look for more before waiting: a TLS record may be read already, in parts of which the socket knows nothing."""
 
 
-async def copied(connection: Connection, query: str, *, seconds: float, shown: str) -> AsyncGenerator[bytes, None]:
+async def copied(connection: Connection, query: str, *, seconds: float, shown: str) -> AsyncGenerator[memoryview, None]:
     """Run a `COPY … TO STDOUT (FORMAT binary)` and give its rows, each of its number of fields and the fields.
 
     The server must say something every `seconds` and a grace. A caller who leaves early, or who is cancelled, costs the
@@ -59,13 +59,13 @@ async def copied(connection: Connection, query: str, *, seconds: float, shown: s
             await connection.close()
 
 
-async def _row(line: PGconn, answers: Answers) -> bytes | None:
+async def _row(line: PGconn, answers: Answers) -> memoryview | None:
     """Return what the server sends next as one, None when the COPY has ended."""
     looks = 0
     while True:
         size, row = line.get_copy_data(1)
         if size > 0:
-            return bytes(row)
+            return memoryview(row)  # not copied: a row may be long
         if size < 0:
             return None
         if looks < LOOKS:

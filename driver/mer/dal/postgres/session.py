@@ -62,7 +62,7 @@ class Session(Protocol):
             What `meanings` says for the constraint that it violates, else what errors.translate says.
         """
 
-    def copy(self, query: str) -> AsyncGenerator[bytes, None]:
+    def copy(self, query: str) -> AsyncGenerator[memoryview, None]:
         """Run a `COPY … TO STDOUT (FORMAT binary)` and give its rows as they come (copying.py).
 
         It holds a connection until it ends: who leaves early closes it.

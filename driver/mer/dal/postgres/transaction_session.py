@@ -57,7 +57,7 @@ class TransactionSession:
             self._refused = error
             raise
 
-    async def copy(self, query: str) -> AsyncGenerator[bytes, None]:
+    async def copy(self, query: str) -> AsyncGenerator[memoryview, None]:
         self._still_accepted()
         seconds, shown = self._settings.statement_seconds, self._settings.shown
         try:
