@@ -21,9 +21,13 @@ if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a databa
 
 def main() -> None:
     """Run the console script and exit with its code."""
-    from mer.faces.cli import main as run
+    try:
+        from mer.faces.cli import main as run
 
-    sys.exit(run(sys.argv[1:], environ=os.environ, open_mer=open_mer))
+        code = run(sys.argv[1:], environ=os.environ, open_mer=open_mer)
+    except KeyboardInterrupt:  # before there is a face that could tell it: while the modules are imported
+        code = 130
+    sys.exit(code)
 
 
 @contextlib.asynccontextmanager
@@ -77,6 +81,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.content.store import ContentStore
     from mer.core.records import ServerKind
     from mer.core.trace import Trace
+    from mer.execution.addresses import Addresses
     from mer.execution.audit import Records
     from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
@@ -108,6 +113,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     recorder = Recorder(store.access_log, clock=clock)
     resolver = Resolver(store, monotonic=monotonic, only=None if guest is None else guest.models)
     changes = Changes(store, recorder, allowed=settings.allow_changes, changed=resolver.forget)
+    servers = ServerRegistry(store, changes, clock=clock)
     content = ContentStore(settings.state_folder / "content")
     local = LocalHost(
         scratch_folder=settings.state_folder / "scratch",
@@ -159,7 +165,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
             store=store,
             content=content,
             changes=changes,
-            servers=ServerRegistry(store, changes, clock=clock),
+            servers=servers,
             models=ModelRegistry(store, changes, clock=clock),
             weights=WeightsRegistry(store, changes, clock=clock),
             placements=PlacementRegistry(store, changes, clock=clock),
@@ -176,7 +182,17 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
                 monotonic=monotonic,
             ),
             drivers=Drivers(store),
+            addresses=Addresses(
+                store=store, hosts=hosts, servers=servers, configured=lambda: _configured_hosts(settings)
+            ),
+            secrets=secrets,
         )
+
+
+def _configured_hosts(settings: Settings) -> list[str]:
+    from mer.meal.ssh.config import ConfigFiles
+
+    return ConfigFiles.of(settings.ssh_config, home=Path.home()).hosts()
 
 
 def _ssh_host(server: Server, settings: Settings, secrets: Secrets) -> Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from mer.core.specs import VersionSpec
 from mer.core.trace import Trace
 from mer.dal.base import Store
 from mer.dal.paging import every
+from mer.execution.addresses import Addresses
 from mer.execution.drivers import Drivers
 from mer.execution.executor import Executor
 from mer.execution.ping import Ping, Step
@@ -27,6 +28,7 @@ from mer.execution.results import Result
 from mer.execution.sealing import Sealed, Sealing
 from mer.execution.streaming import RunStream, Streaming
 from mer.meal.calls import LogCallback
+from mer.meal.secrets import Secrets
 from mer.meal.streams import InputParts
 from mer.registry.changes import Changes
 from mer.registry.models import ModelRegistry, Parts, Registered, meant
@@ -43,7 +45,8 @@ class Mer:
     """One open database, one content store, and the workers of this process; given by `async with mer.open() as m:`.
 
     `servers`, `models`, `weights` and `placements` are the registry, `log` is the access log. What changes something
-    takes the actor who asked; `actor` is the one this Mer was opened for.
+    takes the actor who asked; `actor` is the one this Mer was opened for. `addresses` tells how servers are reached, and
+    whose keys are trusted; `secrets.ask` is set by whoever can ask for a passphrase.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Mer:
         sealing: Sealing,
         ping: Ping,
         drivers: Drivers,
+        addresses: Addresses,
+        secrets: Secrets,
     ) -> None:
         self.actor = actor
         self.servers = servers
@@ -71,6 +76,8 @@ class Mer:
         self.placements = placements
         self.log = log
         self.drivers = drivers
+        self.addresses = addresses
+        self.secrets = secrets
         self.content = content
         self._store = store
         self._changes = changes
@@ -283,13 +290,17 @@ class Mer:
         parts = Parts(spec=version.spec, package=version.package, weights=digest)
         return await self.models.register(actor, wanted.name, parts)
 
-    async def ping_server(self, name: str) -> list[Step]:
-        """Try each step on the way to a server's worker, and tell how long it took.
+    async def ping_server(self, name: str, *, told: Callable[[Step], None] | None = None) -> list[Step]:
+        """Try each step on the way to a server's worker, and tell how long it took; `told` hears of each as it ends.
 
         Raises:
             ServerNotFound
         """
-        return await self._ping.server(name)
+        return await self._ping.server(name, told=told)
+
+    async def ping_servers(self, *, told: Callable[[str, Step], None] | None = None) -> dict[str, list[Step]]:
+        """As `ping_server`, for all servers that are not retired, several at a time."""
+        return await self._ping.servers(told=told)
 
     async def ping_model(self, reference: str, *, on: str | None = None) -> list[Step]:
         """Try each step on the way to a model's answer, short of asking it something.

@@ -30,17 +30,24 @@ _MEBIBYTE = 1 << 20
 
 
 def probe(cache: str, _fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts. Sizes are bytes, `clock` is microseconds since 1970."""
-    return {
+    """Return the facts. Sizes are bytes, `clock` is microseconds since 1970, `took` how many each fact took."""
+    facts: dict[str, Any] = {
         "python": sys.executable,
         "version": ".".join(map(str, sys.version_info[:3])),
         "cache": cache,
-        "unwritable": _unwritable(cache),
-        "disk": _disk(cache),
-        "memory": _memory(),
-        "gpus": _gpus(),
-        "clock": time.time_ns() // 1000,
+        "took": {},
     }
+    for name, key, look in (
+        ("cache", "unwritable", lambda: _unwritable(cache)),
+        ("disk", "disk", lambda: _disk(cache)),
+        ("memory", "memory", _memory),
+        ("gpus", "gpus", _gpus),
+    ):
+        began = time.monotonic_ns()
+        facts[key] = look()
+        facts["took"][name] = (time.monotonic_ns() - began) // 1000
+    facts["clock"] = time.time_ns() // 1000
+    return facts
 
 
 def _unwritable(folder: str) -> Optional[str]:

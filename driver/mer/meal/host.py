@@ -6,12 +6,15 @@ for every piece, which alone costs a small call a third of its time (docs/decisi
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from mer.core.errors import MerError, UsageError
+from mer.meal.findings import Finding, Found
 from mer.meal.memory import WorkerMemory
 
 if TYPE_CHECKING:  # a session is a stream's receiver, and knows this module
@@ -112,6 +115,34 @@ class Probe:
     version: str
 
 
+class AddressValue(NamedTuple):
+    """One thing that takes effect when a host is reached."""
+
+    value: str
+    origin: str
+    """`record`, `/home/ada/.ssh/config:12`, `environment`, `setting` or `default`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostKey:
+    """A key that a machine has shown."""
+
+    host: str
+    """As known_hosts names it: `[gpu1]:2222`."""
+    kind: str
+    fingerprint: str
+    """`SHA256:…`"""
+    verdict: Literal["trusted", "unknown", "changed", "revoked"]
+    former: tuple[str, ...] = ()
+    """Fingerprints by which it is known instead."""
+    known: tuple[str, ...] = ()
+    """Where it is known, or those: kind, fingerprint, file and line."""
+    name: str
+    port: int
+    public: str
+    """The key itself, as a line of known_hosts has it."""
+
+
 class Host(ABC):
     """A place that runs workers."""
 
@@ -120,6 +151,17 @@ class Host(ABC):
     @abstractmethod
     async def probe(self) -> Probe:
         """Look whether workers can run there. Raises: ServerUnreachable."""
+
+    async def examine(self, found: Found) -> None:
+        """Try each step on the way to a worker, and tell what was found, until one fails."""
+        began = time.monotonic_ns()
+        try:
+            probe = await self.probe()
+        except MerError as error:
+            found(Finding(step="host", microseconds=(time.monotonic_ns() - began) // 1000, error=error))
+        else:
+            detail = f"{probe.address}: {probe.python}, Python {probe.version}"
+            found(Finding(step="host", microseconds=(time.monotonic_ns() - began) // 1000, detail=detail))
 
     @abstractmethod
     async def prepare(self) -> Launch:
@@ -141,6 +183,24 @@ class Host(ABC):
     def host_key(self) -> str | None:
         """The fingerprint of the key by which the machine was known when it was last reached; None where it needs none."""
         return None
+
+    async def address(self) -> Mapping[str, AddressValue]:
+        """Return what takes effect when it is reached; nothing where there is no way to it. Raises: ConfigurationError."""
+        return {}
+
+    async def shown_key(self) -> HostKey:
+        """Return the key that the machine shows now, without logging in; or the first on the way that is not trusted.
+
+        Raises:
+            UsageError: it has none.
+            ServerUnreachable, AuthenticationFailed, ConfigurationError
+        """
+        raise UsageError(f"{self.name} is not reached by SSH: it shows no key")
+
+    async def trust(self, key: HostKey) -> None:
+        """Trust a key that it has shown, and no other of that machine. Raises: UsageError, ConfigurationError."""
+        del key
+        raise UsageError(f"{self.name} is not reached by SSH: it shows no key")
 
     async def stage(self, session: Session, plan: WorkerPlan, *, deadline: float) -> dict[str, Any]:
         """Bring there what the version needs and the host lacks, and return the head of its load frame.

@@ -20,10 +20,12 @@ from pathlib import Path
 import mer_worker
 from mer.core.errors import ServerUnreachable
 from mer.folders import own_folder
+from mer.meal.findings import Found, of_facts
 from mer.meal.host import Host, Launch, Probe, Stream
 from mer.meal.memory import DEFAULT_BYTES, memory_of
 from mer.meal.pipes import ProcessStream
 from mer_worker.orphans import VARIABLE, kill_group, sweep
+from mer_worker.probing import probe
 
 ALLOWED = frozenset(
     {
@@ -105,6 +107,16 @@ class LocalHost(Host):
     async def probe(self) -> Probe:
         """Say what this interpreter is."""
         return Probe(address="local", python=self._python, version=".".join(map(str, sys.version_info[:3])))
+
+    async def examine(self, found: Found) -> None:
+        """Look at this machine: what a worker would find here."""
+        await super().examine(found)
+        cache = own_folder(self._cache)
+        began = time.monotonic_ns()
+        facts = await asyncio.to_thread(probe, str(cache), {})
+        for finding in of_facts(self.name, facts, microseconds=(time.monotonic_ns() - began) // 1000):
+            if finding.step != "interpreter":
+                found(finding)
 
     async def prepare(self) -> Launch:
         """Make a scratch folder and say how the worker is started."""

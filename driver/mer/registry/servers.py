@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -174,6 +174,26 @@ class ServerRegistry:
             return server, {"server": server.name, "changed": changed}
 
         return await self._changes.apply(actor, "server.edit", change)
+
+    async def require_allowed(self, actor: Actor, action: str) -> None:
+        """Refuse before any work is done for a change that is not allowed. Raises: ChangesNotAllowed."""
+        await self._changes.require_allowed(actor, action)
+
+    async def trusted(
+        self, actor: Actor, name: str, *, host: str, fingerprint: str, former: Sequence[str] = ()
+    ) -> None:
+        """Put on record that this machine trusts a host key, on the way to a server; nothing of the registry changes.
+
+        Raises:
+            ServerNotFound, ChangesNotAllowed
+        """
+
+        async def tell(within: Repositories) -> tuple[None, Mapping[str, Json]]:
+            server = await within.servers.get(name)
+            detail: dict[str, Json] = {"server": server.name, "host": host, "host_key": fingerprint}
+            return None, {**detail, "former_host_keys": list(former)} if former else detail
+
+        await self._changes.apply(actor, "server.trust", tell)
 
     async def retire(self, actor: Actor, name: str) -> Server:
         """Take a server out of use. Its name stays taken, its records stay readable.

@@ -11,6 +11,7 @@ import asyncssh
 
 from mer.core.errors import Busy, MerError, ServerUnreachable
 from mer.meal.ssh.address import Target
+from mer.meal.ssh.knock import Told
 from mer.meal.ssh.reaching import Dropped, reach
 from mer.meal.ssh.stream import WINDOW, ChannelSession
 
@@ -38,9 +39,15 @@ PAUSE_SECONDS = (0.2, 2.0)
 class Connection:
     """The connection to one server."""
 
-    def __init__(self, target: Target, handshakes: asyncio.Semaphore | None = None) -> None:
-        """Connect to `target`, when that is needed; `handshakes` is what all connections of this process share."""
+    def __init__(
+        self, target: Target, handshakes: asyncio.Semaphore | None = None, *, told: Told | None = None
+    ) -> None:
+        """Connect to `target`, when that is needed; `handshakes` is what all connections of this process share.
+
+        `told` hears of each step on the way in.
+        """
         self.target = target
+        self._told = told
         self._handshakes = handshakes or asyncio.Semaphore(MAX_HANDSHAKES)
         self.made = 0
         """How often it was made."""
@@ -57,6 +64,10 @@ class Connection:
     def alive(self) -> bool:
         """Whether it stands now, as far as this side can tell."""
         return self._connected is not None and not self._connected.is_closed()
+
+    def another(self, *, told: Told) -> Connection:
+        """Return a further connection to the same server, not made yet."""
+        return Connection(self.target, self._handshakes, told=told)
 
     async def channel(self, line: str) -> ChannelSession:
         """Have the far login shell run a line, for a worker, and return the channel to it.
@@ -150,7 +161,7 @@ class Connection:
         for tries in range(1, TRIES + 1):
             try:
                 async with self._handshakes:
-                    made = await reach(self.target)
+                    made = await reach(self.target, told=self._told)
             except Dropped as error:
                 if tries == TRIES:
                     raise ServerUnreachable(

@@ -10,14 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncssh
+
 from mer.core.errors import MerError, ServerUnreachable
 from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
-from mer.meal.host import Host, Launch, Probe, Stream
+from mer.meal.findings import Found
+from mer.meal.host import AddressValue, Host, HostKey, Launch, Probe, Stream
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
+from mer.meal.ssh.address import effective
 from mer.meal.ssh.connection import Connection
-from mer.meal.ssh.reaching import KEEPALIVE_COUNT
+from mer.meal.ssh.knock import described
+from mer.meal.ssh.known_hosts import KnownHosts, entry_name
+from mer.meal.ssh.reaching import KEEPALIVE_COUNT, shown_key
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer.meal.staging import stage
 from mer_worker.orphans import VARIABLE
@@ -36,6 +42,20 @@ MAX_ANSWER = 64 << 20
 
 MAX_UNSWEPT = 1000
 """Markers of workers that could not be swept up after, kept for the next connection."""
+
+
+class Unready(ServerUnreachable):
+    """The machine was reached, but cannot run a worker."""
+
+    def __init__(self, message: str, *, step: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        """What failed: `interpreter`, `cache` …"""
+
+    @property
+    def code(self) -> str:
+        """That of its kind."""
+        return "server-unreachable"
 
 
 class SshHost(Host):
@@ -61,6 +81,22 @@ class SshHost(Host):
         return Probe(
             address=self._connection.target.address, python=str(found["python"]), version=str(found["version"])
         )
+
+    async def connect(self) -> None:
+        """Connect, if need be: whoever has a deadline need not wait for a passphrase within it. Raises: as `open`."""
+        await self._connection.open()
+
+    async def examine(self, found: Found) -> None:
+        """Look at it step by step, over a connection of its own, until one fails."""
+        from mer.meal.ssh.examining import Examination
+
+        examination = Examination(found)
+        connection = self._connection.another(told=examination.told)
+        other = SshHost(self.name, connection, python=self._python, shared_cache=self._shared_cache)
+        try:
+            await examination.of(other)
+        finally:
+            await other.aclose()
 
     async def prepare(self) -> Launch:
         """Say how a worker is started there; its folder is made there when it is."""
@@ -106,6 +142,7 @@ class SshHost(Host):
             AuthenticationFailed, HostKeyRefused.
         """
         line = self._command(self._task(FAR_START, {}, arguments=["--task", name]))
+        await self.connect()
         try:
             async with asyncio.timeout(seconds), self._connection.task(line) as session:
                 assert session.channel is not None
@@ -135,6 +172,35 @@ class SshHost(Host):
     def host_key(self) -> str | None:
         """The fingerprint of the key that it showed when it was last connected to."""
         return self._connection.host_key
+
+    async def address(self) -> Mapping[str, AddressValue]:
+        """Return what takes effect when it is reached, and where each value came from."""
+        address = await asyncio.to_thread(effective, self._connection.target)
+        return {name: AddressValue(*told) for name, told in address.fields().items()}
+
+    async def shown_key(self) -> HostKey:
+        """Return the key that it shows now, or the first on the way to it that is not trusted."""
+        _, address, knock = await shown_key(self._connection.target)
+        key = knock.key
+        assert key is not None
+        assert knock.verdict is not None
+        kind, public = key.export_public_key("openssh").decode("ascii").split()[:2]
+        return HostKey(
+            host=entry_name(address.key_name.value, address.port.value),
+            kind=kind,
+            fingerprint=key.get_fingerprint(),
+            verdict=knock.verdict,
+            former=tuple(line.key.get_fingerprint() for line in knock.by if line.key != key),
+            known=tuple(f"{described(line.key)} in {line.where}" for line in knock.by),
+            name=address.key_name.value,
+            port=address.port.value,
+            public=f"{kind} {public}",
+        )
+
+    async def trust(self, key: HostKey) -> None:
+        """Keep a key in MER's own known_hosts, in the place of any other that it has of that machine."""
+        own = KnownHosts(own=self._connection.target.operator.own_known_hosts)
+        await asyncio.to_thread(own.pin, key.name, key.port, asyncssh.import_public_key(key.public))
 
     async def kill(self, launch: Launch) -> None:
         """End whatever carries the launch's mark there; where the host cannot be asked now, it is when it is reached again.
@@ -237,7 +303,7 @@ class SshHost(Host):
         except (ValueError, KeyError, TypeError):
             return ServerUnreachable(f"{self.name} refused to start a worker, and did not say why")
         hint = f"mer -a server edit {self.name} --python /PATH/TO/python3" if step == "interpreter" else None
-        return ServerUnreachable(f"{self.name}, {step}: {message}", hint=hint)
+        return Unready(f"{self.name}, {step}: {message}", step=step, hint=hint)
 
     def _unanswered(self, session: ChannelSession, said: bytes) -> MerError:
         words = _quoted(said, session)

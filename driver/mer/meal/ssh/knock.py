@@ -25,23 +25,32 @@ class Step(StrEnum):
     """The steps on the way in, in order."""
 
     RESOLVE = "resolve"
+    JUMP = "jump"
+    """Onto the machines on the way, where there are some."""
     CONNECT = "connect"
     HOST_KEY = "host key"
     AUTHENTICATE = "authenticate"
 
 
-SECONDS = {Step.RESOLVE: 10.0, Step.CONNECT: 15.0, Step.HOST_KEY: 15.0, Step.AUTHENTICATE: 20.0}
+SECONDS = {Step.RESOLVE: 10.0, Step.JUMP: 60.0, Step.CONNECT: 15.0, Step.HOST_KEY: 15.0, Step.AUTHENTICATE: 20.0}
 """What each step may take. A server that looks its client's name up takes seconds to greet, one with PAM to let him in."""
 
-Told: TypeAlias = Callable[[Step, str], None]
-"""Is called when a step has succeeded, with what was found."""
+Told: TypeAlias = "Callable[[Step, str | None], None]"
+"""Is called when a step begins, with None, and when it has succeeded, with what was found."""
 
 
 class Knock(asyncssh.SSHClient):
     """The attempt."""
 
     def __init__(
-        self, server: str, address: Address, known: Known, secrets: Secrets, *, told: Told, only_key: bool = False
+        self,
+        server: str,
+        address: Address,
+        known: Known,
+        secrets: Secrets,
+        *,
+        told: Told | None = None,
+        only_key: bool = False,
     ) -> None:
         """Knock at `address`; with `only_key` it goes no further than to the key, which is refused without a word."""
         self.step = Step.CONNECT
@@ -59,7 +68,7 @@ class Knock(asyncssh.SSHClient):
         self.known = known
         self._secrets = secrets
         self._told = told
-        self._only_key = only_key
+        self.only_key = only_key
         self._password_given = False
         self._connection: asyncssh.SSHClientConnection | None = None
 
@@ -80,9 +89,9 @@ class Knock(asyncssh.SSHClient):
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         self.key = key
         self.verdict, self.by = self.known.judge(key)
-        if self._only_key:
+        if self.only_key:
             return False
-        if self.verdict is Verdict.UNKNOWN and self._address.policy.value is Policy.ACCEPT_NEW:
+        if self.verdict == "unknown" and self._address.policy.value is Policy.ACCEPT_NEW:
             try:
                 self._address.known_hosts.pin(self._address.key_name.value, self._address.port.value, key)
             except MerError as error:
@@ -90,7 +99,7 @@ class Knock(asyncssh.SSHClient):
                 return False
             self._done(Step.HOST_KEY, f"{described(key)}, new: kept", then=Step.AUTHENTICATE)
             return True
-        if self.verdict is not Verdict.TRUSTED:
+        if self.verdict != "trusted":
             self.error = self.refusal()
             return False
         self._done(Step.HOST_KEY, f"{described(key)}, as in {self.by[0].where}", then=Step.AUTHENTICATE)
@@ -98,7 +107,7 @@ class Knock(asyncssh.SSHClient):
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         found = next((known for known in self.known.authorities if known.key == key), None)
-        if found is None or self._only_key:
+        if found is None or self.only_key:
             return False
         self._done(Step.HOST_KEY, f"certified by {described(key)}, as in {found.where}", then=Step.AUTHENTICATE)
         return True
@@ -109,9 +118,9 @@ class Knock(asyncssh.SSHClient):
         presented = described(self.key)
         name = entry_name(self._address.key_name.value, self._address.port.value)
         trust = f"mer -a server trust {self._server}"
-        if self.verdict is Verdict.REVOKED:
+        if self.verdict == "revoked":
             return HostKeyRefused(f"the key of {name}, {presented}, was revoked in {self.by[0].where}")
-        if self.verdict is Verdict.CHANGED:
+        if self.verdict == "changed":
             former = "; ".join(f"{described(known.key)} in {known.where}" for known in self.by)
             return HostKeyRefused(
                 f"the key of {name} has changed: it shows {presented}, and is known by {former}",
@@ -166,7 +175,10 @@ class Knock(asyncssh.SSHClient):
             return None
 
     def _done(self, step: Step, found: str, *, then: Step) -> None:
-        self._told(step, found)
+        if self._told is not None:
+            self._told(step, found)
+            if then is not step:
+                self._told(then, None)
         self.step = then
         self.more_time()
 

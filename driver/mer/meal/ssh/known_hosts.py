@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import asyncssh
 
@@ -36,6 +37,10 @@ LOCK_SECONDS = 10.0
 _REVOKED, _AUTHORITY = "@revoked", "@cert-authority"
 
 
+Verdict: TypeAlias = Literal["trusted", "unknown", "changed", "revoked"]
+"""What the files say of a key."""
+
+
 class Policy(StrEnum):
     """What becomes of a key of a host that nobody has a key of."""
 
@@ -43,15 +48,6 @@ class Policy(StrEnum):
     """It is refused, until `mer server trust`."""
     ACCEPT_NEW = "accept-new"
     """It is trusted and kept. A key other than the one that is known is refused either way."""
-
-
-class Verdict(StrEnum):
-    """What the files say of a key."""
-
-    TRUSTED = "trusted"
-    UNKNOWN = "unknown"
-    CHANGED = "changed"
-    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +77,10 @@ class Known:
     def judge(self, key: asyncssh.SSHKey) -> tuple[Verdict, tuple[KnownKey, ...]]:
         """Return what is to be thought of a key, and the lines by which."""
         if found := tuple(known for known in self.revoked if known.key == key):
-            return Verdict.REVOKED, found
+            return "revoked", found
         if found := tuple(known for known in (*self.keys, *self.elsewhere) if known.key == key):
-            return Verdict.TRUSTED, found
-        return (Verdict.CHANGED, self.keys) if self.keys else (Verdict.UNKNOWN, ())
+            return "trusted", found
+        return ("changed", self.keys) if self.keys else ("unknown", ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,12 +48,8 @@ class Dropped(ServerUnreachable):
     """The server dropped the connection before it asked who we are: that is how one with too many at its door behaves."""
 
 
-def untold(step: Step, found: str) -> None:
-    """Keep what was found to oneself."""
-
-
-async def reach(target: Target, *, told: Told = untold) -> asyncssh.SSHClientConnection:
-    """Connect, and log in. `told` hears of each step that succeeded on the last machine, and of the resolving.
+async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClientConnection:
+    """Connect, and log in. `told` hears of each step, for the last machine.
 
     Raises:
         ServerUnreachable: with the step that failed. Dropped: another try may do.
@@ -61,9 +57,17 @@ async def reach(target: Target, *, told: Told = untold) -> asyncssh.SSHClientCon
         ConfigurationError: the ssh_config or the record cannot be used.
         Interrupted: by who was asked for a passphrase.
     """
+    if told is not None:
+        told(Step.RESOLVE, None)
     address = await asyncio.to_thread(effective, target)
+    if told is not None:
+        await _resolved(target, address, told)
     tunnel = await _tunnel(target, address, depth=0)
-    return await _entered(target, address, tunnel, told)
+    if told is not None:
+        if tunnel is not None:
+            told(Step.JUMP, ", ".join(map(str, address.jump.value)))
+        told(Step.CONNECT, None)
+    return await _connected(target, address, tunnel, await _knocked(target, address, told=told))
 
 
 async def shown_key(target: Target) -> tuple[Target, Address, Knock]:
@@ -76,9 +80,9 @@ async def shown_key(target: Target) -> tuple[Target, Address, Knock]:
         tunnel = await _tunnel(target, address, depth=0)
     except _Untrusted as untrusted:
         return untrusted.target, untrusted.address, untrusted.knock
-    knock = await _knocked(target, address)
+    knock = await _knocked(target, address, only_key=True)
     try:
-        connection = await _connected(target, address, tunnel, knock, untold, only_key=True)
+        connection = await _connected(target, address, tunnel, knock)
     except HostKeyRefused:
         return target, address, knock
     connection.abort()
@@ -112,7 +116,7 @@ async def _tunnel(target: Target, address: Address, *, depth: int) -> asyncssh.S
             way = await asyncio.to_thread(effective, step)
             if index == 0:  # as ssh does: only the first is reached as its own configuration says
                 tunnel = await _tunnel(step, way, depth=depth + len(hops))
-            tunnel = await _entered(step, way, tunnel, untold)
+            tunnel = await _connected(step, way, tunnel, await _knocked(step, way))
     except BaseException:
         if tunnel is not None:
             tunnel.abort()
@@ -120,34 +124,18 @@ async def _tunnel(target: Target, address: Address, *, depth: int) -> asyncssh.S
     return tunnel
 
 
-async def _entered(
-    target: Target, address: Address, tunnel: asyncssh.SSHClientConnection | None, told: Told
-) -> asyncssh.SSHClientConnection:
-    knock = await _knocked(target, address, told)
-    return await _connected(target, address, tunnel, knock, told)
-
-
-async def _knocked(target: Target, address: Address, told: Told | None = None) -> Knock:
+async def _knocked(target: Target, address: Address, *, told: Told | None = None, only_key: bool = False) -> Knock:
     known = await asyncio.to_thread(address.known_hosts.of, address.key_name.value, address.port.value)
-    secrets = target.operator.secrets
     server = target.by_way_of or target.name
-    return Knock(server, address, known, secrets, told=told or untold, only_key=told is None)
+    return Knock(server, address, known, target.operator.secrets, told=told, only_key=only_key)
 
 
 async def _connected(
-    target: Target,
-    address: Address,
-    tunnel: asyncssh.SSHClientConnection | None,
-    knock: Knock,
-    told: Told,
-    *,
-    only_key: bool = False,
+    target: Target, address: Address, tunnel: asyncssh.SSHClientConnection | None, knock: Knock
 ) -> asyncssh.SSHClientConnection:
     proxy: Proxy | None = None
     given: dict[str, Any] = {}
     try:
-        if told is not untold and tunnel is None and address.proxy_command.value is None:
-            await _resolved(target, address, knock, told)
         async with asyncio.timeout(SECONDS[Step.CONNECT]) as knock.timer:
             if tunnel is not None:
                 given["tunnel"] = tunnel
@@ -162,7 +150,7 @@ async def _connected(
             await proxy.gone(PROXY_SECONDS)
             await proxy.ended()
         if isinstance(error, (OSError, asyncssh.Error, TimeoutError, ValueError)):
-            _raise_told(target, address, knock, error, proxy, only_key=only_key)
+            _raise_told(target, address, knock, error, proxy)
         raise
     finally:
         knock.timer = None
@@ -173,15 +161,23 @@ async def _connected(
     return connection
 
 
-async def _resolved(target: Target, address: Address, knock: Knock, told: Told) -> None:
+async def _resolved(target: Target, address: Address, told: Told) -> None:
     """Look the name up, for who wants to see each step; asyncssh does it once more."""
-    knock.step = Step.RESOLVE
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(SECONDS[Step.RESOLVE]):
-        found = await loop.getaddrinfo(address.host.value, address.port.value, type=socket.SOCK_STREAM)
-    del target
+    host, port, hops = address.host.value, address.port.value, address.jump.value
+    if hops or address.proxy_command.value is not None:
+        way = f"by way of {', '.join(map(str, hops))}" if hops else "by a ProxyCommand"
+        told(Step.RESOLVE, f"{host} port {port}, {way}")
+        if hops:
+            told(Step.JUMP, None)
+        return
+    try:
+        async with asyncio.timeout(SECONDS[Step.RESOLVE]):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise ServerUnreachable(_timed_out(target.name, host, Step.RESOLVE)) from error
+    except (OSError, UnicodeError) as error:
+        raise _not_resolved(target, address, error) from error
     told(Step.RESOLVE, ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found)))
-    knock.step = Step.CONNECT
 
 
 async def _handshake(
@@ -212,11 +208,11 @@ async def _handshake(
     if "Ciphers" not in address.options:
         options["encryption_algs"] = list(CIPHERS)
     if "HostKeyAlgorithms" not in address.options:
-        options["server_host_key_algs"] = _key_algorithms(known)
+        options["server_host_key_algs"] = _key_algorithms(known, certificates=not knock.only_key)
     return await asyncssh.connect(address.alias, **options)
 
 
-def _key_algorithms(known: Known) -> list[str]:
+def _key_algorithms(known: Known, *, certificates: bool) -> list[str]:
     have = [
         name.decode()
         for line in (*known.keys, *known.elsewhere)
@@ -224,7 +220,9 @@ def _key_algorithms(known: Known) -> list[str]:
         if name.decode() in KEY_ALGORITHMS
     ]
     # without an authority that we know, a certificate would hide the key that we do know
-    certified = [f"{name}-cert-v01@openssh.com" for name in KEY_ALGORITHMS] if known.authorities else []
+    certified = (
+        [f"{name}-cert-v01@openssh.com" for name in KEY_ALGORITHMS] if known.authorities and certificates else []
+    )
     return [*certified, *dict.fromkeys([*have, *KEY_ALGORITHMS])]
 
 
@@ -234,14 +232,12 @@ def _raise_told(
     knock: Knock,
     error: Exception,
     proxy: Proxy | None,
-    *,
-    only_key: bool,
 ) -> NoReturn:
     """Raise what an operator is to be told of a failed attempt."""
     name, step = target.name, knock.step
     place = f"{address.host.value} port {address.port.value}"
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        if only_key and knock.key is not None:
+        if knock.only_key and knock.key is not None:
             raise HostKeyRefused from error
         told = knock.error or (knock.refusal() if knock.key is not None else HostKeyRefused(f"{name}: {error.reason}"))
         if isinstance(told, HostKeyRefused) and knock.key is not None:
@@ -256,8 +252,8 @@ def _raise_told(
     if isinstance(error, TimeoutError) and error.errno is None:
         raise ServerUnreachable(_timed_out(name, place, step)) from error
     said = "" if proxy is None else proxy.words
-    if isinstance(error, socket.gaierror):
-        raise ServerUnreachable(f"{name}: {address.host.value} does not resolve: {error.strerror}") from error
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        raise _not_resolved(target, address, error) from error
     if proxy is not None and "ended with status" in said and "status 0" not in said:
         raise ServerUnreachable(f"{name}, {step}: {said}") from error
     words = f"{name}, {step}: {_words(error)}" + (f" ({said})" if said else "")
@@ -265,8 +261,6 @@ def _raise_told(
         raise (Dropped if step is not Step.AUTHENTICATE else ServerUnreachable)(words) from error
     if isinstance(error, asyncssh.ChannelOpenError):
         raise ServerUnreachable(f"{name}, {step}: {place} cannot be reached from there: {error.reason}") from error
-    if isinstance(error, UnicodeError):
-        raise ServerUnreachable(f"{name}: {address.host.value!r} is no host name") from error
     if isinstance(error, ValueError):
         raise ConfigurationError(f"{name}: {_words(error)}") from error
     raise ServerUnreachable(words) from error
@@ -281,12 +275,18 @@ def _timed_out(name: str, place: str, step: Step) -> str:
     match step:
         case Step.RESOLVE:
             return f"{name}: its name was not resolved {seconds}"
-        case Step.CONNECT:
+        case Step.JUMP | Step.CONNECT:
             return f"{name}: {place} did not answer {seconds}"
         case Step.HOST_KEY:
             return f"{name}: {place} took the connection and showed no host key {seconds}"
         case Step.AUTHENTICATE:
             return f"{name}: {place} did not say {seconds} whether it lets us in"
+
+
+def _not_resolved(target: Target, address: Address, error: Exception) -> ServerUnreachable:
+    if isinstance(error, UnicodeError):
+        return ServerUnreachable(f"{target.name}: {address.host.value!r} is no host name")
+    return ServerUnreachable(f"{target.name}: {address.host.value} does not resolve: {_words(error)}")
 
 
 def _not_let_in(name: str, address: Address, knock: Knock, error: Exception) -> MerError:
