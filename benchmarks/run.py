@@ -19,23 +19,23 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from database import embedded, state_folder
 from yardsticks import commits, pipe
 
 import mer
-from mer.audit.bodies import Subject, TensorDigest, Timings
+from mer.audit.bodies import Subject, Timings
 from mer.core.actor import Actor
 from mer.core.errors import MerError
-from mer.core.identifiers import uuid7
-from mer.core.records import InvocationId, LeaseId
+from mer.core.records import InvocationId, Outcome
 from mer.core.specs import VersionSpec
 from mer.dal.postgres.conninfo import conninfo
-from mer.execution.audit import Audit, Prepared, Started
+from mer.execution.audit import Audit, Started, Streamed
+from mer.execution.prepared import Prepared
 from mer.execution.printed import Printed
 from mer.library import load_unpacked
+from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer_worker.tensors import Buffer
 
@@ -53,24 +53,24 @@ class Unrecorded:
     """No log and no digests (mer.execution.audit.Audit): for this benchmark only."""
 
     def __init__(self) -> None:
-        self._nothing: asyncio.Future[list[TensorDigest]] = asyncio.get_running_loop().create_future()
-        self._nothing.set_result([])
-        self._lease = LeaseId(uuid7())
+        self._unheard = Printed(None, kept=False)
 
     async def refused(self, invocation: InvocationId, subject: Subject, actor: Actor, error: MerError) -> None:
         """There is no record."""
 
-    async def start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:
-        return Started(
-            prepared=prepared,
-            actor=actor,
-            lease=self._lease,
-            timings=Timings(),
-            printed=Printed(on_log, kept=False),
-            inputs=self._nothing,
-        )
+    async def start(self, prepared: Prepared, actor: Actor, on_log: LogCallback | None) -> Started:  # noqa: ARG002 - as above
+        printed = self._unheard if on_log is None else Printed(on_log, kept=False)
+        return Started(prepared=prepared, timings=Timings(), printed=printed)
 
-    async def end(self, started: Started, **ended: Any) -> bool:  # noqa: ARG002 - there is no record
+    async def end(
+        self,
+        started: Started,  # noqa: ARG002 - there is no record
+        *,
+        outcome: Outcome,  # noqa: ARG002
+        error: MerError | None = None,  # noqa: ARG002
+        reply: Reply | None = None,  # noqa: ARG002
+        streamed: Streamed | None = None,  # noqa: ARG002
+    ) -> bool:
         return True
 
     async def close(self) -> None:

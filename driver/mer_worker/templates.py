@@ -137,14 +137,14 @@ class Outgoing:
         if descriptor.dtype == STRING and kind is list and len(descriptor.shape) == 1 and value:
             key = (name, len(value))
             self._texts[key] = _start(self._kind, number), struct.Struct("<%dI" % len(value))
-        elif layout.single and layout.total <= self._most and (kind is Buffer or _is_plain_array(value)):
+        elif layout.single and layout.total <= self._most and (kind is Buffer or is_plain_array(value)):
             key = (kind, name, value.dtype, value.shape)
             self.forms[key] = self._by_head[layout.head]
         elif (
             layout.single
             and layout.sizes is not None
             and SHARED_FROM <= layout.sizes[0] <= self._most_shared
-            and (kind is Buffer or _is_plain_array(value))
+            and (kind is Buffer or is_plain_array(value))
         ):
             key = (kind, name, value.dtype, value.shape)
             self.forms[key] = _start(self._kind, number, Flag.SHARED), None, layout.sizes[0]
@@ -329,7 +329,7 @@ class Incoming:
 _NUMPY_CODES = {name: code for code, name in NUMPY_NAMES.items()}
 
 
-def _is_plain_array(value: object) -> bool:
+def is_plain_array(value: object) -> bool:
     """Whether it is an array of numpy's own class, whose elements are as on the wire."""
     numpy: Any = sys.modules.get("numpy")
     return numpy is not None and type(value) is numpy.ndarray and value.dtype.str in NUMPY_NAMES  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from mer.core.errors import Busy, DeadlineExceeded
 from mer.core.specs import Batch, Limits, Workers
 from mer.meal.local import LocalHost
 from mer.meal.pool import Pool
+from mer.meal.session import Session
 from mer_worker.tensors import encode
 from tests.support.pools import pid_of, pool_of
 from tests.support.workers import alive, local_host, plan_of, soon, until
@@ -155,15 +156,19 @@ async def test_the_newest_caller_hears_what_is_tied_to_no_request(
 ) -> None:
     pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=2)
 
-    def first(*_given: object) -> None: ...
-    def second(*_given: object) -> None: ...
+    heard: list[str] = []
 
-    async with pool.worker(host, plan, on_log=first) as session:
-        async with pool.worker(host, plan, on_log=second) as same:
+    def say(session: Session, words: bytes) -> None:
+        assert session.on_log is not None
+        session.on_log("stderr", "", words)
+
+    async with pool.worker(host, plan, on_log=lambda *_: heard.append("first")) as session:
+        async with pool.worker(host, plan, on_log=lambda *_: heard.append("second")) as same:
             assert same is session
-            assert session.on_log is second
-        assert session.on_log is first
-    assert session.on_log is None
+            say(session, b"two callers")
+        say(session, b"one caller")
+    say(session, b"none")
+    assert heard == ["second", "first"]
 
 
 async def test_a_worker_can_be_looked_at_while_every_slot_is_taken(

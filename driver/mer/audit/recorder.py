@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Mapping
 
@@ -21,7 +22,8 @@ class Recorder:
         self._log = log
         self._clock = clock
         self._writer = GroupWriter(log)
-        self._bodies: Bodies | None = None
+        self.known_bodies: Bodies | None = None
+        """What `bodies` returns, once it was asked for."""
 
     def now(self) -> dt.datetime:
         """Return the time that the next record would bear."""
@@ -29,13 +31,17 @@ class Recorder:
 
     async def bodies(self) -> Bodies:
         """Return the maker of bodies; the chain's name is asked for once."""
-        if self._bodies is None:
-            self._bodies = Bodies(chain=await self._log.chain())
-        return self._bodies
+        if self.known_bodies is None:
+            self.known_bodies = Bodies(chain=await self._log.chain())
+        return self.known_bodies
 
     async def append(self, body: str) -> Head:
         """Append one body; durable when it returns."""
         return await self._writer.append(body)
+
+    def enqueue(self, body: str) -> asyncio.Future[Head]:
+        """Append one body; durable when the future has its place. Raises: as GroupWriter.enqueue."""
+        return self._writer.enqueue(body)
 
     async def append_change(
         self, within: Repositories, *, actor: Actor, action: str, detail: Mapping[str, Json]

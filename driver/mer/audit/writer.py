@@ -49,13 +49,21 @@ class GroupWriter:
         Raises:
             DatabaseUnreachable: the database is gone, or far behind.
         """
+        return await self.enqueue(body)  # nobody but this caller waits for it: cancelled or not, the record stays there
+
+    def enqueue(self, body: str) -> asyncio.Future[Head]:
+        """Queue a record, and return what has its place once it is durable, or what `append` raises.
+
+        Raises:
+            DatabaseUnreachable: the database is far behind.
+        """
         if len(self._waiting) >= MAX_WAITING:
             raise DatabaseUnreachable(f"{MAX_WAITING} records wait to be written: the database does not keep up")
         future: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
         self._waiting.append((body, future))
         if self._task is None:
             self._task = asyncio.create_task(self._write(), name="access log writer")
-        return await future  # nobody but this caller waits for it: cancelled or not, the record stays in the queue
+        return future
 
     async def drain(self) -> None:
         """Wait until everything that was given is written or has failed."""

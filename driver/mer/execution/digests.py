@@ -45,13 +45,11 @@ def digests(
 
 def hashing(
     descriptors: Sequence[Descriptor], segments: Sequence[bytes | bytearray | memoryview]
-) -> asyncio.Future[list[TensorDigest]]:
-    """Compute `digests`: now, or in a thread meanwhile where they are large."""
-    if sum(map(len, segments)) >= THREAD_FROM:
-        return asyncio.create_task(asyncio.to_thread(digests, descriptors, segments), name="digests")
-    done: asyncio.Future[list[TensorDigest]] = asyncio.get_running_loop().create_future()
-    done.set_result(digests(descriptors, segments))
-    return done
+) -> list[TensorDigest] | asyncio.Task[list[TensorDigest]]:
+    """Return `digests`, or what computes them in a thread meanwhile where they are large."""
+    if sum(map(len, segments)) < THREAD_FROM:
+        return digests(descriptors, segments)
+    return asyncio.create_task(asyncio.to_thread(digests, descriptors, segments), name="digests")
 
 
 class Rolling:

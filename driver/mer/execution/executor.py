@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 from mer.audit.bodies import Subject, Timings
 from mer.core.actor import Actor
@@ -26,26 +26,20 @@ from mer.core.timeouts import check_timeout
 from mer.core.trace import CURRENT, Trace, lane_of, span, traced
 from mer.dal.base import Store
 from mer.execution import tracing
-from mer.execution.audit import Audit, Prepared
+from mer.execution.audit import Audit
+from mer.execution.forms import InputForms
 from mer.execution.inputs import encode_inputs
+from mer.execution.prepared import Prepared
 from mer.execution.results import Result
+from mer.execution.routes import Route, Routes
 from mer.execution.walls import within
-from mer.execution.workplaces import Workplace, Workplaces
+from mer.execution.workplaces import Workplaces
 from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
-from mer.meal.pooled import BATCHES_AHEAD
+from mer.meal.pooled import BATCHES_AHEAD, key_of
 from mer.meal.session import Session
-from mer.registry.resolve import MAX_REMEMBERED, Candidate, Resolved, Resolver
-
-
-class Route(NamedTuple):
-    """Where a reference leads that has one candidate only."""
-
-    resolved: Resolved
-    subject: Subject
-    candidate: Candidate
-    workplace: Workplace
+from mer.registry.resolve import Candidate, Resolved, Resolver
 
 
 class Executor:
@@ -72,8 +66,7 @@ class Executor:
         self._run_seconds = run_seconds
         self._trace = trace
         self._monotonic = monotonic
-        self._routes: dict[tuple[str, str | None], Route] = {}
-        """By reference and server as they were asked for; each is good for as long as the resolver gives the same answer."""
+        self._routes = Routes()
         self._owner = uuid7()  # a stateful worker belongs to this executor: one REPL, one one-shot
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
@@ -89,55 +82,116 @@ class Executor:
         """Put on record that an invocation was refused before it came here (see `Mer.refuse`)."""
         await self.audit.refused(InvocationId(uuid7()), Subject(reference=reference), actor, error)
 
-    async def run(
+    def run(
         self,
         reference: str,
         inputs: Mapping[str, Any],
-        *,
         actor: Actor,
-        on: str | None = None,
-        timeout: float | None = None,
-        on_log: LogCallback | None = None,
-        trace: Trace | None = None,
-    ) -> Result:
+        on: str | None,
+        timeout: float | None,
+        on_log: LogCallback | None,
+        trace: Trace | None,
+    ) -> Coroutine[Any, Any, Result]:
         """Run one invocation (see `Mer.run`)."""
-        lane = lane_of(reference, trace, self._trace) if trace or self._trace else None
-        if lane is None:
-            return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=on_log)
-        with traced(lane, reference):
-            listener = tracing.marking(lane, on_log)
-            return await self._run(reference, inputs, actor=actor, on=on, timeout=timeout, on_log=listener)
+        if trace is None and self._trace is None:
+            return self._run(reference, inputs, actor, on, timeout, on_log)
+        return self._traced(trace, reference, inputs, actor, on, timeout, on_log)
 
-    async def _run(
+    async def _traced(
         self,
+        trace: Trace | None,
         reference: str,
         inputs: Mapping[str, Any],
-        *,
         actor: Actor,
         on: str | None,
         timeout: float | None,
         on_log: LogCallback | None,
     ) -> Result:
-        began, timeout = self._monotonic(), check_timeout(timeout)
-        with span("prepare"):
-            prepared = await self.prepare(reference, inputs, actor=actor, on=on)
-        deadline = self.deadline(timeout, began)
-        started = await self.audit.start(prepared, actor, on_log)
+        lane = lane_of(reference, trace, self._trace)
+        assert lane is not None  # there is a trace
+        with traced(lane, reference):
+            return await self._run(reference, inputs, actor, on, timeout, tracing.marking(lane, on_log))
+
+    async def _run(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any],
+        actor: Actor,
+        on: str | None,
+        timeout: float | None,
+        on_log: LogCallback | None,
+    ) -> Result:
+        """Run one invocation; what is like others before it, in this very coroutine (docs/decisions/what-a-run-adds.md)."""
+        began = self._monotonic()
+        if timeout is not None:
+            check_timeout(timeout)
+        lane = CURRENT.get()
+        prepared = self._prepared_at_once(reference, inputs, on, began) if lane is None else None
+        if prepared is None:
+            with span("prepare"):
+                prepared = await self.prepare(reference, inputs, actor=actor, on=on)
+        deadline, route, audit = self.deadline(timeout, began), prepared.route, self.audit
+        started = await audit.start(prepared, actor, on_log)
+        timings, printed = started.timings, started.printed
         try:
-            reply = await self._perform(prepared, deadline, started.timings, started.printed)
+            warm = self._pool.take_warm(route.worker, printed) if lane is None else None
+            if warm is None:
+                reply = await self._perform(prepared, deadline, timings, printed)
+            else:
+                settled = False
+                try:
+                    session, sent = warm.session, self._monotonic()
+                    assert session is not None  # what is warm is loaded
+                    call = None
+                    if route.plain:
+                        call = session.shortcut.send(prepared.values, deadline, printed, prepared.in_wire_form)
+                    if call is None:
+                        reply = await self._infer(session, prepared, deadline, printed)
+                    else:
+                        try:
+                            answer = await call.future
+                        except asyncio.CancelledError:
+                            session.abandon(call.request)
+                            raise
+                        reply = session.answered(answer, call)
+                    timings.run_us = ran = reply.run_us
+                    took = int((self._monotonic() - sent) * 1e6)
+                    timings.transfer_us = took - ran if took > ran else 0
+                    settled = True
+                except MerError as error:
+                    spent(timings, error.run_us, self._monotonic() - sent)
+                    raise
+                finally:
+                    self._pool.give_back(warm, printed, settled=settled)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
-            await self.audit.end(started, outcome=outcome_of(error), error=told(error))
+            await audit.end(started, outcome=outcome_of(error), error=told(error))
             raise
-        recorded = await self.audit.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
+        recorded = await audit.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
         return Result(
             outputs=reply.outputs,
             invocation=prepared.invocation,
-            model=prepared.subject.model or "",
-            version=prepared.candidate.version.number,
-            server=prepared.candidate.server.name,
-            timings=started.timings,
+            model=route.model,
+            version=route.version,
+            server=route.server,
+            timings=timings,
             recorded=recorded,
         )
+
+    def _prepared_at_once(
+        self, reference: str, inputs: Mapping[str, Any], on: str | None, now: float
+    ) -> Prepared | None:
+        """Return an invocation against which nothing stands as it did against none before; None: that is to be found out."""
+        route = self._routes.known.get((reference, on))
+        if (
+            route is None
+            or now >= route.until
+            or route.epoch != self._resolver.epoch
+            or type(inputs) is not dict
+            or not route.forms.fit(inputs)
+            or self._pool.waiting
+        ):
+            return None
+        return Prepared(InvocationId(uuid7()), route, inputs)
 
     def deadline(self, timeout: float | None, began: float) -> float | None:
         """Return when a run that began then has to be done, by what its caller and the settings say."""
@@ -157,31 +211,45 @@ class Executor:
         subject = Subject(reference=reference)
         try:
             resolved = await self._resolver.resolve(reference, on=on)
-            route = self._routes.get((reference, on))
+            route = self._routes.known.get((reference, on))
             if route is not None and route.resolved is resolved:
-                subject, candidate, workplace = route.subject, route.candidate, route.workplace
-                encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
+                subject = route.subject
+                encoded = encode_inputs(route.candidate.version.spec, inputs, partial=partial)
             else:
                 candidate = await self._choose(resolved)
                 subject = _subject(reference, resolved, candidate)
                 encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
-                workplace = await self._workplaces.prepare(candidate)
-                if len(resolved.candidates) == 1:  # among several, each call chooses anew
-                    self._keep((reference, on), Route(resolved, subject, candidate, workplace))
+                route = await self._route(resolved, subject, candidate, before=route)
+                self._routes.keep((reference, on), route)
+            if not partial:
+                route.forms.learn(inputs, encoded)
             self._pool.require_room()
         except Unreachable:
             raise  # the database is gone: a refusal cannot be recorded either
         except MerError as error:
             await self.audit.refused(invocation, subject, actor, error)
             raise
-        return Prepared(
-            invocation=invocation, subject=subject, candidate=candidate, workplace=workplace, encoded=encoded
-        )
+        return Prepared(invocation, route, inputs, encoded)
 
-    def _keep(self, asked: tuple[str, str | None], route: Route) -> None:
-        if len(self._routes) >= MAX_REMEMBERED:
-            self._routes.clear()
-        self._routes[asked] = route
+    async def _route(
+        self, resolved: Resolved, subject: Subject, candidate: Candidate, *, before: Route | None
+    ) -> Route:
+        workplace, spec = await self._workplaces.prepare(candidate), candidate.version.spec
+        same = before is not None and before.forms.spec == spec
+        return Route(
+            resolved=resolved,
+            subject=subject,
+            candidate=candidate,
+            workplace=workplace,
+            worker=key_of(workplace.host, workplace.plan, self._owner),
+            forms=before.forms if before is not None and same else InputForms(spec),
+            model=resolved.model.name,
+            version=candidate.version.number,
+            server=candidate.server.name,
+            until=resolved.until,
+            epoch=resolved.epoch,
+            plain=spec.limits.wall_seconds is None and spec.batch is None,
+        )
 
     async def _choose(self, resolved: Resolved) -> Candidate:
         """Return where to run: the server with the fewest unfinished invocations of the model on record."""
@@ -238,42 +306,33 @@ class Executor:
     async def _perform(
         self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
     ) -> Reply:
-        place, lane = prepared.workplace, CURRENT.get()
-        warm = None if lane else self._pool.take_warm(place.host, place.plan, owner=self._owner, on_log=on_log)
-        if warm is None:
-            async with self.worker(prepared, deadline, timings, on_log) as session:
-                return await self._ask(session, prepared, deadline, timings, on_log)
-        assert warm.session is not None  # what is warm is loaded
-        try:
-            return await self._ask(warm.session, prepared, deadline, timings, on_log)
-        finally:
-            self._pool.give_back(warm, on_log)
+        """Run it with a worker that has to be waited for, or started; or traced."""
+        _ = prepared.encoded  # now: while time passes its caller might change it
+        async with self.worker(prepared, deadline, timings, on_log) as session:
+            sent = self._monotonic()
+            try:
+                reply = await self._infer(session, prepared, deadline, on_log)
+            except MerError as error:
+                spent(timings, error.run_us, self._monotonic() - sent)
+                raise
+            timings.run_us = reply.run_us
+            timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
+            return reply
 
-    async def _ask(
-        self,
-        session: Session,
-        prepared: Prepared,
-        deadline: float | None,
-        timings: Timings,
-        on_log: LogCallback | None,
+    async def _infer(
+        self, session: Session, prepared: Prepared, deadline: float | None, on_log: LogCallback | None
     ) -> Reply:
-        lane, sent = CURRENT.get(), self._monotonic()
+        """Run the model by the session's general way, held to the version's wall limit."""
+        lane, as_they_are, encoded = CURRENT.get(), prepared.in_wire_form is None, prepared.encoded
         spec = prepared.candidate.version.spec
-        wall_seconds, turns = spec.limits.wall_seconds, 1 if spec.batch is None else BATCHES_AHEAD
-        try:
-            if lane is None and wall_seconds is None:
-                reply = await session.infer(prepared.encoded, deadline=deadline, on_log=on_log)
+        turns = 1 if spec.batch is None else BATCHES_AHEAD
+        with within(spec.limits.wall_seconds, deadline, now=self._monotonic(), turns=turns) as due:
+            if lane is None:
+                reply = await session.infer(encoded, deadline=due, on_log=on_log)
             else:
-                with within(wall_seconds, deadline, now=sent, turns=turns) as due:
-                    if lane is None:
-                        reply = await session.infer(prepared.encoded, deadline=due, on_log=on_log)
-                    else:
-                        reply = await tracing.infer(session, lane, prepared.encoded, deadline=due, on_log=on_log)
-        except MerError as error:
-            spent(timings, error.run_us, self._monotonic() - sent)
-            raise
-        timings.run_us = reply.run_us
-        timings.transfer_us = max(0, round((self._monotonic() - sent) * 1e6) - reply.run_us)
+                reply = await tracing.infer(session, lane, encoded, deadline=due, on_log=on_log)
+        if as_they_are:
+            session.learn(prepared.values, encoded)  # the next one goes the shortest way
         return reply
 
 

@@ -8,6 +8,7 @@ import logging
 
 from mer.audit.recorder import Recorder
 from mer.core.canonical import canonical
+from mer.core.chain import Head
 from mer.core.errors import DatabaseUnreachable, MerError, Unreachable
 from mer.core.records import InvocationId, RecordKind
 from mer.execution.journal import Journal
@@ -28,13 +29,36 @@ class Finishes:
         self._kept = False
         """Whether this driver has put or left something in the journal: it takes that up itself once the log is back."""
 
-    async def record(self, invocation: InvocationId, body: str) -> bool:
+    async def append(self, body: str) -> Head:
+        """Append a finish, and return its place. Cut off, it may stand there or not: to append it again is safe.
+
+        Raises:
+            MerError: it is not known to be in the log: the database is gone, locked or full.
+        """
+        waiting = self._recorder.enqueue(body)
+        # not asyncio.timeout, which costs each run more than the timer
+        timer = asyncio.get_running_loop().call_later(FINISH_SECONDS, _give_up, waiting)
+        try:
+            return await waiting
+        except TimeoutError as error:
+            raise DatabaseUnreachable(f"the database did not take it within {FINISH_SECONDS:g} s") from error
+        finally:
+            timer.cancel()
+
+    def settled(self, head: Head) -> bool:
+        """Whether a finish that was appended there needs nothing more: else it is told to `record`."""
+        return not head.other and not self._kept
+
+    async def record(self, invocation: InvocationId, body: str, *, answer: Head | MerError | None = None) -> bool:
         """Append a finish; return False where it is not in the log: the database is gone, locked or full.
 
         It then waits in the journal. Where even that cannot be written, the invocation stays open and becomes `lost`.
+        `answer` is what `append` gave, or raised, if it was called before.
         """
         try:
-            await self._append(body)
+            if isinstance(answer, MerError):
+                raise answer
+            await self._append(body, answer)
         except MerError as error:
             await self._keep(invocation, body, because=error)
             return False
@@ -64,15 +88,12 @@ class Finishes:
             except (MerError, OSError) as error:
                 logger.warning("%s could not be appended: %s", path, error)
 
-    async def _append(self, body: str) -> None:
-        try:
-            async with asyncio.timeout(FINISH_SECONDS):  # cut off, it may stand there or not: again is safe
-                head = await self._recorder.append(body)
-                if head.other:
-                    # an invocation finishes once: where another finish stands, it was given up as lost before this came
-                    await self._recorder.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
-        except TimeoutError as error:
-            raise DatabaseUnreachable(f"the database did not take it within {FINISH_SECONDS:g} s") from error
+    async def _append(self, body: str, head: Head | None = None) -> None:
+        if head is None:
+            head = await self.append(body)
+        if head.other:
+            # an invocation finishes once: where another finish stands, it was given up as lost before this came
+            await self.append(canonical({**json.loads(body), "kind": RecordKind.LATE.value}))
 
     async def _keep(self, invocation: InvocationId, body: str, *, because: MerError) -> None:
         try:
@@ -82,3 +103,8 @@ class Finishes:
         else:
             self._kept = True
             logger.warning("a finish waits in the journal %s: %s", path, because)
+
+
+def _give_up(waiting: asyncio.Future[Head]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())

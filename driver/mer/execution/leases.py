@@ -59,6 +59,14 @@ class LeaseKeeper:
         self._given_up: set[InvocationId] = set()
         self._beating: asyncio.Task[None] | None = None
 
+    def cover_at_once(self, invocation: InvocationId) -> LeaseId | None:
+        """Do as `cover` where nothing has to be asked for; else return None."""
+        lease = self._lease
+        if lease is None or self._lock.locked() or self._is_stale():
+            return None
+        self._covered.add(invocation)
+        return lease.id
+
     async def cover(self, invocation: InvocationId) -> LeaseId:
         """Return this process's lease, good for that invocation; take it, and free those of the dead, the first time.
 
@@ -70,7 +78,7 @@ class LeaseKeeper:
                 lease = self._lease = await self._take()
                 self._beating = asyncio.create_task(self._beat(), name="lease heartbeat")
                 await self._try_sweep()
-            elif abs((self._recorder.now() - self._renewed).total_seconds()) > STALE_AFTER_SECONDS:
+            elif self._is_stale():
                 await self._renew(lease)
         self._covered.add(invocation)
         return lease.id
@@ -117,6 +125,9 @@ class LeaseKeeper:
                     await self._store.leases.release(lease.id)
         except (MerError, TimeoutError) as error:  # others will find it, and what is open under it
             logger.warning("the lease could not be given back: %s", error or f"no answer within {CLOSE_SECONDS:g} s")
+
+    def _is_stale(self) -> bool:
+        return abs((self._recorder.now() - self._renewed).total_seconds()) > STALE_AFTER_SECONDS
 
     async def _take(self) -> Lease:
         now = self._recorder.now()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mer.core.errors import DeadlineExceeded, MerError, OutOfMemory, WorkerLost
 from mer.meal.calls import Call
@@ -12,23 +13,30 @@ from mer.meal.ending import Ending
 from mer.meal.failing import error_of
 from mer.meal.host import Bytes
 from mer.meal.peer import text
+from mer.meal.shortcut import Answer
 from mer.meal.worker_log import WorkerLog
-from mer_worker.layout import Descriptor, open_frame
-from mer_worker.tensors import values_of
+from mer_worker.layout import NO_META, Descriptor, open_frame
+from mer_worker.tensors import encode, values_of
 from mer_worker.wire import BodyDropped, Frame, Kind, WireError
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """What an inference gave."""
 
     outputs: dict[str, Any]
     descriptors: tuple[Descriptor, ...]
-    segments: Sequence[Bytes]
-    """The outputs' bytes as they came, for digests."""
-    meta: Mapping[str, Any]
     run_us: int
     """Microseconds in the handler, by the worker's clock."""
+    received: Sequence[Bytes] | None = None
+    """The outputs' bytes, where they were kept."""
+    meta: Mapping[str, Any] = NO_META
+
+    @property
+    def segments(self) -> Sequence[Bytes]:
+        """The outputs' bytes as they came, for digests: to be asked for before anybody has the outputs to write to."""
+        if self.received is None:
+            self.received = encode(self.outputs).segments
+        return self.received
 
 
 class Answers:
@@ -46,6 +54,13 @@ class Answers:
             raise self._failure(answer, call)
         return answer
 
+    def answered(self, answer: Answer | Frame, call: Call) -> Reply:
+        """Read what a call's future gave that was sent by the shortest way. Raises: as `result` and `reply`."""
+        if isinstance(answer, tuple):
+            _, microseconds, outputs, layout = answer
+            return Reply(outputs, layout.descriptors, microseconds)
+        return self.reply(self.result(answer, call))
+
     def reply(self, answer: Frame) -> Reply:
         """Read a result, or a part.
 
@@ -60,7 +75,7 @@ class Answers:
             raise OutOfMemory(str(error) or None) from error
         except WireError as error:
             raise self._ending.violated(error) from error
-        return Reply(outputs, layout.descriptors, segments, meta, answer.number)
+        return Reply(outputs, layout.descriptors, answer.number, segments, meta)
 
     def _failure(self, answer: Frame, call: Call) -> MerError:
         """Return the error that an error frame stands for."""

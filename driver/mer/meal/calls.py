@@ -7,6 +7,8 @@ of one before it costs a comparison.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +63,8 @@ class Calls:
         self.settling: asyncio.Future[None] | None = None
         """Somebody waits until none is left, and `settle` is to be called after each end."""
         self._timer: asyncio.TimerHandle | None = None
+        self.first = math.inf
+        """When the timer rings: a call that is due later needs no more than to say so."""
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -90,22 +94,21 @@ class Calls:
         calls = [call for request in list(self.waiting) if (call := self.take(request))]
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self.first = None, math.inf
         return calls
 
     def postpone(self, call: Call, due: float) -> None:
         """Give a call a (new) time at which something has to be done."""
         call.due = due
-        timer = self._timer
-        if timer is not None:
-            if timer.when() <= due:
-                return
-            timer.cancel()
-        self._timer = self._loop.call_at(due, self._sweep)
+        if due < self.first:
+            self._set_timer(due)
 
     def milliseconds(self, deadline: float | None) -> int:
         """Return what is left until `deadline` (loop time) as a header's number; 0 for none."""
-        return 0 if deadline is None else min(max(1, int(1e3 * (deadline - self._loop.time()))), _U32)
+        if deadline is None:
+            return 0
+        left = int(1e3 * (deadline - time.monotonic()))  # the loop's own clock (asyncio.BaseEventLoop.time), without it
+        return left if 0 < left <= _U32 else 1 if left < 1 else _U32
 
     async def idle(self) -> None:
         """Wait until no call is in flight."""
@@ -128,14 +131,18 @@ class Calls:
             self.settling = None
 
     def _sweep(self) -> None:
-        self._timer = None
+        self._timer, self.first = None, math.inf
         now = self._loop.time()
         for request, call in list(self.waiting.items()):
             if call.due is not None and call.due <= now:
                 call.due = None
                 self._overdue(request, call)
         due = min((call.due for call in self.waiting.values() if call.due is not None), default=None)
-        if due is not None and (self._timer is None or self._timer.when() > due):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._sweep)
+        if due is not None and due < self.first:
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.first = due
+        self._timer = self._loop.call_at(due, self._sweep)

@@ -47,6 +47,8 @@ class Crew:
         self._clock = clock
         self._freed = freed
         self._wanted = wanted
+        self.last: dict[Key, PooledWorker] = {}
+        """A worker of each key that was used of late, until it ends: the next one to be used, if nobody has it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -110,7 +112,7 @@ class Crew:
         """
         worker.starting = task = asyncio.get_running_loop().create_task(self._start(worker, on_log))
         try:
-            return await asyncio.shield(task)
+            session = await asyncio.shield(task)
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if worker.closing and caller is not None and not caller.cancelling():
@@ -118,6 +120,8 @@ class Crew:
             if not (worker.closing or self._wanted(worker.key)):
                 task.cancel()
             raise
+        session.on_log = worker.hear
+        return session
 
     def others(self, worker: PooledWorker) -> bool:
         """Whether other workers, which are loaded, serve the callers of this one."""
@@ -176,14 +180,23 @@ class Crew:
     def give_back(self, worker: PooledWorker) -> None:
         """Take back a slot, once nothing runs there any more."""
         session, starting = worker.session, worker.starting
-        if starting is not None and not (starting.done() or starting.cancelling() or worker.closing):
+        if session is not None and not self.closed and session.lost is None:
+            if session.busy and worker.slots == 1:
+                self._spawn(self._settle(worker, session))  # a cancelled request is still being stopped
+            else:
+                self._rest(worker, lost=False)
+        elif starting is not None and not (starting.done() or starting.cancelling() or worker.closing):
             self._spawn(self._land(worker, starting))  # others wait for what it loads
-            return
-        lost = self.closed or session is None or session.lost is not None
-        if not lost and session is not None and session.busy and worker.slots == 1:
-            self._spawn(self._settle(worker, session))  # a cancelled request is still being stopped
-            return
-        self._rest(worker, lost=lost)
+        else:
+            self._rest(worker, lost=True)
+
+    def rest_at_once(self, worker: PooledWorker) -> bool:
+        """Do as `give_back` for the last caller of a worker, whose request is over, where that is all there is to do."""
+        if worker.worn or worker.closing or self._timer is None or self._histories.known:
+            return False
+        worker.taken = 0
+        worker.idle_since = self._clock()
+        return True
 
     def let_go(self, session: Session) -> None:
         """Take back what `hold` of a worker was for."""
@@ -201,8 +214,8 @@ class Crew:
         await asyncio.wait((starting,))
         if not starting.cancelled():
             starting.exception()  # whoever waits starts another one, and is told
-        if worker.session is not None and not worker.listeners:
-            worker.session.on_log = None  # he who has gone hears no more
+        if worker.session is not None:
+            worker.session.on_log = worker.hear  # he who has gone hears no more
         self.give_back(worker)
 
     async def _settle(self, worker: PooledWorker, session: Session) -> None:
@@ -215,11 +228,12 @@ class Crew:
         if lost:
             worker.worn = True
         else:
+            self.last[worker.key] = worker
             self._histories.forgive(worker.key)
         if worker.worn and not worker.taken and (lost or not worker.held):
             self.end(worker)
         self._freed()
-        if worker.idle and self._timer is None:
+        if self._timer is None and worker.idle:
             self._set_timer()
 
     # --- the end of a worker
@@ -228,6 +242,8 @@ class Crew:
         """End a worker; its callers get WorkerLost."""
         if not worker.closing:
             worker.closing = True
+            if self.last.get(worker.key) is worker:
+                del self.last[worker.key]
             self._spawn(self._close(worker))
 
     async def _close(self, worker: PooledWorker) -> None:

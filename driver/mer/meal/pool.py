@@ -19,7 +19,7 @@ from mer.meal.crew import Crew
 from mer.meal.histories import Histories
 from mer.meal.host import Host
 from mer.meal.plan import WeightFile, WorkerPlan
-from mer.meal.pooled import Key, PooledWorker, Waiter, slots_of
+from mer.meal.pooled import Key, PooledWorker, Waiter, key_of, slots_of
 from mer.meal.session import Session
 
 __all__ = ["Pool", "WeightFile", "WorkerPlan"]
@@ -50,7 +50,8 @@ class Pool:
         """
         self._most_waiting = most_waiting
         self._clock = clock
-        self._waiting: list[Waiter] = []
+        self.waiting: list[Waiter] = []
+        """The queue."""
         self._histories = Histories(set_aside_seconds=set_aside_seconds, clock=clock)
         self._crew = Crew(
             idle_seconds=idle_seconds,
@@ -84,7 +85,7 @@ class Pool:
             MerError: the worker could not be started (mer.meal.starting), now or a moment ago.
         """
         began = self._clock()
-        key = _key(host, plan, owner)
+        key = key_of(host, plan, owner)
         worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future(), session))
         queued = self._clock()
         while worker.session is None:
@@ -107,29 +108,31 @@ class Pool:
         finally:
             self.give_back(worker, on_log)
 
-    def take_warm(
-        self, host: Host, plan: WorkerPlan, *, owner: str | None = None, on_log: LogCallback | None = None
-    ) -> PooledWorker | None:
-        """Give a slot of a warm worker if one is free and nobody waits, else None; `give_back` it.
+    def take_warm(self, key: Key, on_log: LogCallback | None = None) -> PooledWorker | None:
+        """Give a slot of a warm worker (pooled.key_of) if one is free and nobody waits, else None; `give_back` it.
 
         What `worker` does, without what waiting needs, which costs a small call more than the call itself.
 
         Raises:
             MerError: as `worker`.
         """
-        if self._waiting:
+        if self.waiting:
             return None
-        key = _key(host, plan, owner)
-        worker = self._crew.free(key)
-        if worker is None:
-            self._check(key)
-        else:
-            worker.take()
-            worker.listen(on_log)
+        worker = self._crew.last.get(key)
+        if worker is None or not worker.unused:
+            worker = self._crew.free(key)
+            if worker is None:
+                self._check(key)
+                return None
+        worker.take()
+        worker.listeners.append(on_log)
         return worker
 
-    def give_back(self, worker: PooledWorker, on_log: LogCallback | None = None) -> None:
-        """Take back what `take_warm` gave."""
+    def give_back(self, worker: PooledWorker, on_log: LogCallback | None = None, *, settled: bool = False) -> None:
+        """Take back what `take_warm` gave; `settled`: the caller's request has its answer."""
+        if settled and worker.taken == 1 and not self.waiting and self._crew.rest_at_once(worker):
+            worker.listeners.clear()
+            return
         worker.ignore(on_log)
         self._crew.give_back(worker)
 
@@ -145,7 +148,7 @@ class Pool:
 
     def require_room(self) -> None:
         """Raise Busy where as many wait for a worker as may: asked before a call is put on record as started."""
-        waiting = len(self._waiting)
+        waiting = len(self.waiting)
         if waiting >= self._most_waiting:
             raise Busy(
                 f"{waiting} calls wait for a worker, and no more than {self._most_waiting} may;"
@@ -155,7 +158,7 @@ class Pool:
 
     def warm(self, host: Host, plan: WorkerPlan, *, owner: str | None = None) -> Session | None:
         """Return the conversation with a worker of this version that is loaded, to look at; it stays who it is taken by."""
-        key = _key(host, plan, owner)
+        key = key_of(host, plan, owner)
         loaded = (worker for worker in self._crew.workers if worker.key == key and worker.counts and worker.session)
         return next((worker.session for worker in loaded), None)
 
@@ -167,10 +170,10 @@ class Pool:
     async def close(self) -> None:
         """End every worker. Callers that wait or run get WorkerLost."""
         self._crew.closed = True  # before anybody who waits is told, and comes again
-        for waiter in self._waiting:
+        for waiter in self.waiting:
             if not waiter.turn.done():
                 waiter.turn.set_exception(WorkerLost("the pool was closed"))
-        self._waiting.clear()
+        self.waiting.clear()
         await self._crew.close()
 
     # --- whose turn it is
@@ -181,27 +184,27 @@ class Pool:
         `first`: he has waited before, and comes before all others.
         """
         self._check(waiter.key)
-        if not self._waiting and waiter.session is None:
+        if not self.waiting and waiter.session is None:
             free = self._crew.free(waiter.key)
             if free is not None:  # the shortest way of all: warm, and nobody before him
                 free.take()
                 return free
         if not first:
             self.require_room()
-        self._waiting.insert(0 if first else len(self._waiting), waiter)
+        self.waiting.insert(0 if first else len(self.waiting), waiter)
         self._next()
         try:
             return await waiter.turn
         except asyncio.CancelledError:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            if waiter in self.waiting:
+                self.waiting.remove(waiter)
             elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 self._crew.give_back(waiter.turn.result())  # it was his turn just now
             raise
 
     def _wanted(self, key: Key) -> bool:
         """Whether somebody waits for a worker of this key."""
-        return any(waiter.key == key and not waiter.turn.done() for waiter in self._waiting)
+        return any(waiter.key == key and not waiter.turn.done() for waiter in self.waiting)
 
     def _check(self, key: Key) -> None:
         if self._crew.closed:
@@ -211,7 +214,7 @@ class Pool:
 
     def _next(self) -> None:
         """Give every waiting caller what is free for him, the first come first."""
-        if not self._waiting:
+        if not self.waiting:
             return
         crew = self._crew
         ending = sum(worker.closing for worker in crew.workers)
@@ -221,13 +224,13 @@ class Pool:
         for worker in crew.workers:
             if worker.session is None:  # its further slots are for who waits, once it is loaded
                 coming[worker.key] = coming.get(worker.key, 0) + worker.free
-        for waiter in list(self._waiting):
+        for waiter in list(self.waiting):
             if waiter.turn.done():  # he has given up, and not heard so himself yet
                 continue
             try:
                 self._check(waiter.key)
             except MerError as error:  # its workers died while he waited
-                self._waiting.remove(waiter)
+                self.waiting.remove(waiter)
                 waiter.turn.set_exception(error)
                 continue
             if waiter.session is not None:
@@ -258,16 +261,12 @@ class Pool:
         found = next((worker for worker in workers if worker.session is session and not worker.closing), None)
         if found is None or session.lost is not None:
             why = "it was not used any more" if session.lost is None else session.lost.message
-            self._waiting.remove(waiter)
+            self.waiting.remove(waiter)
             waiter.turn.set_exception(HandleUnknown(f"the worker that had the sealed inputs has ended: {why}"))
         elif found.taken < found.slots:  # also one that is worn: what was sealed is nowhere else
             self._give(waiter, found)
 
     def _give(self, waiter: Waiter, worker: PooledWorker) -> None:
         worker.take()
-        self._waiting.remove(waiter)
+        self.waiting.remove(waiter)
         waiter.turn.set_result(worker)
-
-
-def _key(host: Host, plan: WorkerPlan, owner: str | None) -> Key:
-    return host.name, plan.key, owner if plan.spec.stateful else None

@@ -17,6 +17,11 @@ Key = tuple[str, str, str | None]
 """Host, plan, and the owner where the worker has a state."""
 
 
+def key_of(host: Host, plan: WorkerPlan, owner: str | None = None) -> Key:
+    """Return which workers serve a plan; `owner` is whose state a stateful one keeps."""
+    return host.name, plan.key, owner if plan.spec.stateful else None
+
+
 def slots_of(plan: WorkerPlan) -> int:
     """Return how many callers one worker of the plan may have at a time."""
     spec = plan.spec
@@ -58,6 +63,13 @@ class PooledWorker:
         return not (self.closing or self.worn or (self.session is not None and self.session.lost is not None))
 
     @property
+    def unused(self) -> bool:
+        """Whether it is loaded, nobody has it, and it takes callers: then it has a `free` slot."""
+        return (
+            not self.taken and not self.worn and not self.closing and self.session is not None and not self.session.lost
+        )
+
+    @property
     def free(self) -> int:
         """How many more callers it takes, now or once it is loaded."""
         if not self.counts:
@@ -76,15 +88,18 @@ class PooledWorker:
 
     def listen(self, listener: LogCallback | None) -> None:
         """Let a caller hear what is tied to no request."""
-        assert self.session is not None
         self.listeners.append(listener)
-        self.session.on_log = listener
 
     def ignore(self, listener: LogCallback | None) -> None:
         """Let him hear no more; he who came before him does."""
-        if self.session is not None and listener in self.listeners:
+        if listener in self.listeners:
             self.listeners.remove(listener)
-            self.session.on_log = self.listeners[-1] if self.listeners else None
+
+    def hear(self, stream: str, level: str, text: bytes) -> None:
+        """Pass on what is tied to no request (mer.meal.calls.LogCallback)."""
+        listener = self.listeners[-1] if self.listeners else None
+        if listener is not None:
+            listener(stream, level, text)
 
 
 @dataclass(slots=True, eq=False)

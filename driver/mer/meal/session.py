@@ -82,8 +82,8 @@ class Session:
         """Why large tensors go through the stream, for people; "" where they go through shared memory."""
         self._frames = Frames(self._decoder, self._calls, self._pings, self._log, self._ending, greet=self._take_hello)
         answers = Answers(arrays, self._ending, self._log)
-        self.result, self.reply = answers.result, answers.reply
-        """Read a call's answer: its result frame, and what that holds."""
+        self.result, self.reply, self.answered = answers.result, answers.reply, answers.answered
+        """Read a call's answer: its result frame, what that holds, and what a call by the shortest way gave."""
         self.when_lost = self._ending.when_lost
         """Has a function called once the worker gets no more requests, and once it has ended."""
         self.get_buffer, self.buffer_updated = self._decoder.buffer, self._frames.buffer_updated
@@ -178,10 +178,7 @@ class Session:
             except asyncio.CancelledError:
                 self.abandon(call.request)
                 raise
-            if type(answer) is not tuple:
-                return self.reply(self.result(answer, call))
-            _, microseconds, outputs, layout = answer
-            return Reply(outputs, layout.descriptors, encode(outputs).segments, NO_META, microseconds)
+            return self.answered(answer, call)
         form = await self.form(encoded, Kind.INFER, deadline=deadline, meta=meta, templates=self._outgoing)
         return self.reply(await self.ask(form, deadline=deadline, on_log=on_log))
 
@@ -219,9 +216,13 @@ class Session:
         except WireError as error:
             raise InputInvalid(str(error)) from error
         reply = await self.infer(encoded, meta=meta, deadline=deadline, on_log=on_log)
+        self.learn(inputs, encoded)
+        return reply.outputs
+
+    def learn(self, inputs: Mapping[str, Any], encoded: Encoded) -> None:
+        """Have the shortest way take inputs like these, which went the general way, from now on."""
         if self._outgoing is not None:
             self._outgoing.learn(inputs, encoded.layout)
-        return reply.outputs
 
     async def ask(
         self,

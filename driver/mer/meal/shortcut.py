@@ -119,7 +119,9 @@ class Shortcut:
         if on_log is not None:
             call.on_log = on_log
         if deadline is not None:
-            calls.postpone(call, deadline)
+            call.due = deadline
+            if deadline < calls.first:
+                calls.postpone(call, deadline)
         if not self._write(frame):
             self.blocked = True
         return call

@@ -36,6 +36,9 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """What the reference itself means; a pinned placement may have another."""
     candidates: tuple[Candidate, ...]
     """By the server's name; never empty."""
+    until: float
+    """How long it may be taken for what the reference means, by the resolver's clock, while its `epoch` is the same."""
+    epoch: int
 
 
 class Resolver:
@@ -46,7 +49,9 @@ class Resolver:
         self._store = store
         self._only = only
         self._monotonic = monotonic
-        self._remembered: dict[tuple[str, str | None], tuple[float, Resolved]] = {}
+        self._remembered: dict[tuple[str, str | None], Resolved] = {}
+        self.epoch = 0
+        """Rises with each change that this driver makes to the registry."""
 
     async def resolve(self, text: str, *, on: str | None = None) -> Resolved:
         """Return what `text` means, on the server `on` or wherever the model is placed.
@@ -54,15 +59,14 @@ class Resolver:
         Raises:
             UsageError, ModelNotFound, VersionNotFound, AliasNotFound, ServerNotFound, PlacementNotFound, Retired
         """
-        now = self._monotonic()
+        now, epoch = self._monotonic(), self.epoch
         remembered = self._remembered.get((text, on))
-        if remembered and now - remembered[0] < REMEMBERED_SECONDS:
-            return remembered[1]
-        remembering = self._remembered
-        resolved = await self._resolve(text, on)
-        if len(remembering) >= MAX_REMEMBERED:
-            remembering.clear()
-        remembering[text, on] = (now, resolved)
+        if remembered is not None and now < remembered.until and remembered.epoch == epoch:
+            return remembered
+        resolved = await self._resolve(text, on, until=now + REMEMBERED_SECONDS, epoch=epoch)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[text, on] = resolved
         return resolved
 
     def forget(self) -> None:
@@ -70,9 +74,9 @@ class Resolver:
 
         What is being asked at this moment may be from before the change: it is answered, and not remembered.
         """
-        self._remembered = {}
+        self.epoch += 1
 
-    async def _resolve(self, text: str, on: str | None) -> Resolved:
+    async def _resolve(self, text: str, on: str | None, *, until: float, epoch: int) -> Resolved:
         reference = parse_reference(text)
         models = self._store.models
         model = await models.get(reference.name)  # also of one that is not lent: a quicker answer would tell it apart
@@ -82,7 +86,9 @@ class Resolver:
             raise Retired(f"the model {model.name} was retired on {model.retired_at:%Y-%m-%d}")
         version = await meant(self._store, model, reference)
         candidates = await self._candidates(model, version, reference, on)
-        return Resolved(reference=reference, model=model, version=version, candidates=candidates)
+        return Resolved(
+            reference=reference, model=model, version=version, candidates=candidates, until=until, epoch=epoch
+        )
 
     async def _candidates(
         self, model: Model, version: Version, reference: Reference, on: str | None
