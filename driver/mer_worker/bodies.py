@@ -7,7 +7,6 @@ by huge pages, and those in between get a place that was used before, once nobod
 from __future__ import annotations
 
 import mmap
-import sys
 from array import array
 
 ALIGNMENT = 64
@@ -21,9 +20,6 @@ HUGE_BYTES = 2 << 20
 
 MOST_KEPT = 4
 """Places of HUGE_BYTES for the bodies below that: a caller looks at one answer while the next one comes, or at a few."""
-
-_UNUSED = 3
-"""References to a place that nobody looks at: the list's, the loop's, and that of `getrefcount` itself. A view has one."""
 
 _ZERO = array("B", b"\0")
 
@@ -54,7 +50,7 @@ class Bodies:
         if not MAPPED_BYTES <= size < HUGE_BYTES:
             return aligned(size)
         for place in self._kept:
-            if sys.getrefcount(place) == _UNUSED:
+            if not _is_looked_at(place):
                 return memoryview(place)[:size]
         if len(self._kept) == MOST_KEPT:
             return aligned(size)
@@ -62,6 +58,15 @@ class Bodies:
         place = _mapped(HUGE_BYTES, huge=False)
         self._kept.append(place)
         return memoryview(place)[:size]
+
+
+def _is_looked_at(place: mmap.mmap) -> bool:
+    """Whether there is a view of it, or a part of one, anywhere: only without any may a mapping be resized."""
+    try:
+        place.resize(len(place))
+    except (BufferError, OSError, ValueError, SystemError):  # SystemError: a system whose mappings keep their size
+        return True
+    return False
 
 
 def _mapped(size: int, *, huge: bool = True) -> mmap.mmap:
