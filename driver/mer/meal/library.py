@@ -22,6 +22,7 @@ from mer.meal.host import Host
 from mer.meal.inprocess import InProcess
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer.meal.local import LocalHost
+from mer.meal.model_logger import ModelLogger
 from mer.meal.plan import WeightFile, WorkerPlan
 from mer.meal.starting import start
 
@@ -52,9 +53,10 @@ async def load_unpacked(
 
     `entry` is `module:callable`; `arrays` is what handler and caller get, `numpy` (the default), `buffer` or
     `torch`. With `in_process` the handler runs in this very thread, so that `breakpoint()` works in it; a crash of it is
-    then this process's. `on_log` takes what is printed at no request's time. `worker` is the argv of another worker, in
-    any language, which then says which runners it has (docs/other-languages.md). `concurrency`, `batch` and `limits` are
-    those of a version (docs/models.md). Times are seconds.
+    then this process's. `on_log` takes what is printed where a call has no `on_log` of its own; without either the logger
+    `mer.model` gets it, line by line: prints at INFO, what the model logs at its own level. `worker` is the argv of another
+    worker, in any language, which then says which runners it has (docs/other-languages.md). `concurrency`, `batch` and
+    `limits` are those of a version (docs/models.md). Times are seconds.
 
     Raises:
         UsageError: there is no such folder, runner or entry.
@@ -75,6 +77,7 @@ async def load_unpacked(
         cache_folder=platformdirs.user_cache_path("mer"),
         worker=worker,
     )
+    on_log = on_log or ModelLogger()
     session = await start(host, plan, arrays=plan.spec.arrays, on_log=on_log)
     return WorkerModel(host, plan, session, on_log)
 

@@ -113,6 +113,7 @@ class WorkerModel(LoadedModel):
         self._host = host
         self._plan = plan
         self._on_log = on_log
+        """Takes what the handler prints, where a call has no listener of its own."""
         self._starting = asyncio.Lock()
         self._closed = False
         self._leaving: set[asyncio.Task[None]] = set()
@@ -127,6 +128,7 @@ class WorkerModel(LoadedModel):
         on_log: LogCallback | None = None,
     ) -> dict[str, Any]:
         session = self.session
+        on_log = on_log or self._on_log
         deadline = None if timeout is None else self._deadline(timeout)
         try:
             call = session.shortcut.send(inputs, deadline, on_log) if type(inputs) is dict and not meta else None
@@ -160,6 +162,7 @@ class WorkerModel(LoadedModel):
     ) -> AsyncGenerator[dict[str, Any], None]:
         deadline = self._deadline(timeout)
         session = self.session
+        on_log = on_log or self._on_log
         if isinstance(inputs, Handle):
             message = by_handle(session, inputs, meta=meta, deadline=deadline)
         else:
@@ -190,7 +193,7 @@ class WorkerModel(LoadedModel):
         encoded = _encoded(inputs)
         session = self.session if self.session.lost is None else await self._again()
         try:
-            return await seal(session, encoded, keep=keep, deadline=deadline, on_log=on_log)
+            return await seal(session, encoded, keep=keep, deadline=deadline, on_log=on_log or self._on_log)
         except ModelFailed as error:
             _explain(error)
             raise
