@@ -126,7 +126,9 @@ def _seconds(value: object) -> float:
         seconds = float(str(value))
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= MAX_SECONDS:
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"at most {MAX_SECONDS:.0f} seconds (ten years)")
+    if not seconds > 0:
         raise ValueError("a number of seconds above 0")
     return seconds
 

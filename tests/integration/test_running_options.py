@@ -43,8 +43,8 @@ async def test_every_option_is_kept_and_shown(terminal: Terminal, tmp_path: Path
     shown = (await terminal.type("model show model:1")).out
     for text in (
         (
-            "wall seconds 30, load seconds 60, memory bytes 1610612736, cpu seconds 2.5, open files 64, processes 0,"
-            " log bytes 65536, calls 1000"
+            "wall 30 s, load 60 s, memory 1610612736 bytes, cpu 2.5 s, open files 64, processes 0,"
+            " log 65536 bytes, calls 1000"
         ),
         "1 to 2",
         "arrays buffer",
@@ -72,15 +72,17 @@ async def test_what_is_as_usual_is_not_shown(terminal: Terminal, tmp_path: Path)
     ("options", "code", "why"),
     [
         ("--memory-limit 5x", 2, "a number of bytes is meant"),
-        ("--memory-limit 0", 78, "memory_bytes"),
+        ("--memory-limit 0", 2, "--memory-limit is 0: an integer from 33554432"),
+        ("--memory-limit 31M", 2, "--memory-limit is 32505856: an integer from 33554432"),
+        ("--open-files-limit 15", 2, "--open-files-limit is 15: an integer from 16"),
         ("--concurrency 0", 2, "concurrency"),
         ("--concurrency 100000", 2, "1024"),
         ("--batch 100000", 2, "512"),
         ("--batch-delay 1e9", 2, "60000"),
         ("--max-workers 100000", 2, "1024"),
         ("--batch-delay 3", 2, "--batch"),
-        ("--batch 4 --concurrency 2", 78, "one at a time"),
-        ("--min-workers 3 --max-workers 2", 78, "mer.workers.min"),
+        ("--batch 4 --concurrency 2", 2, "--batch and --concurrency: a worker that takes batches has one at a time"),
+        ("--min-workers 3 --max-workers 2", 2, "--min-workers is 3: from 0 to --max-workers, 2, is meant"),
         ("--calls-limit 0", 2, "calls-limit"),
     ],
 )
@@ -95,7 +97,35 @@ async def test_what_cannot_be_is_refused(terminal: Terminal, tmp_path: Path, opt
 )
 async def test_a_program_of_the_host_is_held_to_the_same(terminal: Terminal, options: str, why: str) -> None:
     typed = await terminal.type(f"-a model register program {options} -- /bin/cat")
-    assert (typed.code, why in typed.err) == (78, True), typed.err
+    assert (typed.code, why in typed.err) == (2, True), typed.err
+    assert "mer." not in typed.err
+
+
+async def test_the_least_that_a_worker_may_have_is_enough_for_it(terminal: Terminal, tmp_path: Path) -> None:
+    await terminal.type(registering(tmp_path, "--memory-limit 32M --open-files-limit 16"))
+    for _ in range(2):
+        typed = await terminal.type("run model --input x=0")
+        assert typed.code == 0, typed.err
+
+
+async def test_the_version_that_a_bare_name_means_is_shown(terminal: Terminal, tmp_path: Path) -> None:
+    for options in ("--calls-limit 111", "--calls-limit 222"):
+        await terminal.type(registering(tmp_path, options))
+    assert "calls 111" in (await terminal.type("model show model")).out
+    await terminal.type("-a model alias model default 2")
+    assert "calls 222" in (await terminal.type("model show model")).out
+    assert "calls 111" in (await terminal.type("model show model:1")).out
+    await terminal.type("-a model alias model default --remove")
+    assert "calls 222" in (await terminal.type("model show model")).out  # the newest
+
+
+async def test_input_parts_that_nobody_asks_for_are_told(terminal: Terminal, tmp_path: Path) -> None:
+    await terminal.type(registering(tmp_path, ""))
+    parts = tmp_path / "parts.jsonl"
+    parts.write_text('{"x": 1}\n')
+    typed = await terminal.type(f"run model --input x=0 --input-parts {parts}")
+    assert typed.code == 0, typed.err
+    assert "asked for no further inputs" in typed.err
 
 
 async def test_a_run_beyond_a_limit_says_which_and_how_to_raise_it(terminal: Terminal, tmp_path: Path) -> None:

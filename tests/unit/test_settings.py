@@ -117,7 +117,7 @@ def test_a_switch_is_turned_on_by(text):
         ("MER_DATABASE_SECONDS", "0", "above 0"),
         ("MER_DATABASE_SECONDS", "-1", "above 0"),
         ("MER_DATABASE_SECONDS", "nan", "above 0"),
-        ("MER_RUN_SECONDS", "inf", "above 0"),
+        ("MER_RUN_SECONDS", "inf", "at most 315360000 seconds"),
         ("MER_MAX_WORKERS", "0", "from 1 to"),
         ("MER_MAX_WORKERS", str(MAX_WORKERS + 1), "from 1 to"),
         ("MER_MAX_WORKERS", "2.5", "from 1 to"),

@@ -22,6 +22,12 @@ MOST_WORKERS = 1024
 LONGEST_SECONDS = 10**9
 """Of a limit, 30 years: what the clocks and counters of kernels take, with something added to it."""
 
+LEAST_MEMORY = 32 << 20
+"""Bytes: a worker without a model holds 6 to 13 MB, and some more for a request; below that it would be ended as it loads."""
+
+LEAST_OPEN_FILES = 16
+"""A worker imports its runner with 6 open, and holds its pipes, its channel and the shared memory of a request."""
+
 LARGEST = 2**53
 """Bytes, files, processes, calls: what any JSON reader takes exactly."""
 
@@ -85,7 +91,13 @@ def _limit_faults(limits: Limits) -> Iterator[str]:
         seconds = getattr(limits, name)
         if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= LONGEST_SECONDS):
             yield f"mer.limits.{name} is {seconds}: seconds above 0, and up to 10**9, are meant"
-    least = {"memory_bytes": 1, "open_files": 1, "processes": 0, "log_bytes": 0, "calls": 1}
+    least = {
+        "memory_bytes": LEAST_MEMORY,
+        "open_files": LEAST_OPEN_FILES,
+        "processes": 0,
+        "log_bytes": 0,
+        "calls": 1,
+    }
     for name, smallest in least.items():
         count = getattr(limits, name)
         if count is not None and not smallest <= count <= LARGEST:

@@ -147,7 +147,8 @@ def _import_torch() -> None:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise Failure("load", "no-framework", f"arrays are torch's, and {sys.executable} has no torch") from None
+        text = f"arrays are torch's, and {sys.executable} has no torch: `{sys.executable} -m pip install torch` installs it"
+        raise Failure("load", "no-framework", text) from None
 
 
 def _entry_point(package: str, function: str, folder: str) -> Callable[..., Any]:

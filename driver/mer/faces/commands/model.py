@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from mer.core.errors import UsageError
+from mer.core.errors import AliasNotFound, UsageError, VersionNotFound
 from mer.core.records import AliasMove, Model
-from mer.core.references import parse_reference
+from mer.core.references import DEFAULT_ALIAS, parse_reference
 from mer.faces.commands.model_view import show_model
 from mer.faces.commands.options import (
     describing,
@@ -73,19 +73,20 @@ async def show(face: Face, reference: str, limit: int, after: str | None) -> Non
     models = (await face.mer()).models
     view = await models.show(wanted.name, after=after, limit=limit)
     number = wanted.version
-    if wanted.alias is not None:
-        number = next((move.version for move in view.aliases if move.alias == wanted.alias), None)
-        if number is None:
-            from mer.core.errors import AliasNotFound
-
+    if number is None:
+        alias = wanted.alias or DEFAULT_ALIAS
+        number = next((move.version for move in view.aliases if move.alias == alias), None)
+        if number is None and wanted.alias is not None:
             raise AliasNotFound(f"{wanted.name} has no alias {wanted.alias}", hint=f"mer model show {wanted.name}")
+    bare = wanted.version is None and wanted.alias is None
+    meant = next(iter(view.versions.items), None)  # where the bare name means none, the newest is shown
     if number is not None:
-        view = await models.show(wanted.name, after=str(number + 1), limit=1)
-        if not view.versions.items or view.versions.items[0].number != number:
-            from mer.core.errors import VersionNotFound
-
+        one = await models.show(wanted.name, after=str(number + 1), limit=1)
+        meant = next((version for version in one.versions.items if version.number == number), None)
+        if meant is None:
             raise VersionNotFound(f"{wanted.name} has no version {number}", hint=f"mer model show {wanted.name}")
-    show_model(face, view, only=number)
+        view = view if bare else one
+    show_model(face, view, meant=meant, only=not bare)
 
 
 class WithWords(Verb):

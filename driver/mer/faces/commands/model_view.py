@@ -40,12 +40,11 @@ def kind_of_code(spec: VersionSpec) -> str:
     return KINDS.get(spec.runner, f"for the runner {spec.runner}: take it for code that runs as you")
 
 
-def show_model(face: Face, view: ModelView, *, only: int | None) -> None:
-    """Write a model with its aliases, placements and versions; with `only`, that one version in full."""
+def show_model(face: Face, view: ModelView, *, meant: Version | None, only: bool) -> None:
+    """Write a model with the version that is meant in full, its aliases, placements and versions; or `only` that version."""
     console, model = face.console, view.model
     if console.json:
-        newest = view.versions.items[0].spec if view.versions.items else None
-        console.document({"model": model, "code": kind_of_code(newest) if newest else None, **_parts(view)})
+        console.document({"model": model, "code": kind_of_code(meant.spec) if meant else None, **_parts(view)})
         return
     aliases = " ".join(f"@{move.alias}={move.version}" for move in view.aliases)
     text = details(
@@ -61,13 +60,12 @@ def show_model(face: Face, view: ModelView, *, only: int | None) -> None:
         },
     )
     console.result(text, end="")
-    if view.versions.items:
-        shown = view.versions.items[0]
-        console.result("\n" + _version(face, shown), end="")
-    if view.placements and only is None:
+    if meant is not None:
+        console.result("\n" + _version(face, meant), end="")
+    if view.placements and not only:
         console.result()
         console.table(PLACEMENT_COLUMNS, map(_placement_row, view.placements))
-    if only is None:
+    if not only:
         console.result()
         show_page(console, view.versions, VERSION_COLUMNS, lambda version: _version_row(face, view, version))
 
@@ -96,7 +94,7 @@ def _version(face: Face, version: Version) -> str:
             "argv": " ".join(command.argv) if command else None,
             "directory": command.directory if command else None,
             "arrays": spec.arrays if spec.arrays != ARRAYS[0] else None,
-            **running_rows(spec),
+            **running_rows(face.console, spec),
             "package": version.package,
             "weights": version.weights,
         },

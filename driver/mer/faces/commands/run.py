@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -85,9 +87,26 @@ async def command(
     console.json = console.json or lines
     spec = await mer.spec_of(reference, on=on)
     inputs = await read_inputs(spec, text=text, given=given, together=together, stdin=face.stdin)
-    parts = None if further is None else input_parts(further, face.stdin)
+    asked = further is None
+
+    async def parts(source: str) -> AsyncGenerator[dict[str, Any], None]:
+        nonlocal asked
+        async with contextlib.aclosing(input_parts(source, face.stdin)) as objects:
+            async for part in objects:
+                yield part
+                asked = True  # the first one waits here until the model wants it
+        asked = True  # there was none that it could have left
+
     trace = Trace() if traced else None
-    stream = mer.stream(reference, inputs, parts=parts, on=on, timeout=timeout, on_log=console.model_log(), trace=trace)
+    stream = mer.stream(
+        reference,
+        inputs,
+        parts=None if further is None else parts(further),
+        on=on,
+        timeout=timeout,
+        on_log=console.model_log(),
+        trace=trace,
+    )
     shown = Parts(console, lines=lines, files=files, folder=folder)
     try:
         async with contextlib.aclosing(stream):
@@ -102,6 +121,8 @@ async def command(
             write_trace(traced, trace)
     result = stream.result
     assert result is not None
+    if not asked:
+        console.warn("the model asked for no further inputs: it was given none of --input-parts")
     if not stream.whole:
         shown.end(result)
     elif lines:

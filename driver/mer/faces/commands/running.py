@@ -12,6 +12,7 @@ from mer.core.errors import UsageError
 from mer.core.running import MAX_BATCH, MAX_CONCURRENCY, MAX_DELAY_MS, MOST_WORKERS, Batch, Limits, Workers
 from mer.core.specs import VersionSpec
 from mer.faces.commands.options import SECONDS
+from mer.faces.render.console import Console
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +67,22 @@ _OPTIONS = (
 
 LIMITS = tuple(Limits.__struct_fields__)
 
+FLAGS: Mapping[str, str] = {
+    **{f"mer.limits.{name}": flag for flag, name, *_ in _OPTIONS if name in LIMITS},
+    "mer.concurrency": "--concurrency",
+    "mer.batch": "--batch",
+    "mer.batch.max_size": "--batch",
+    "mer.batch.max_delay_ms": "--batch-delay",
+    "mer.workers": "--max-workers",
+    "mer.workers.min": "--min-workers",
+    "mer.workers.max": "--max-workers",
+    "mer.arrays": "--arrays",
+    "mer.command": "the command",
+    "mer.command.argv": "PROGRAM",
+    "mer.command.tokens": "--ready-token, --start-token, --stop-token, --exit-token",
+}
+"""Options, by the keys of a carton.toml that they become."""
+
 
 def limiting(function: F) -> F:
     """Add the options."""
@@ -100,11 +117,11 @@ def take_running(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def running_rows(spec: VersionSpec) -> Mapping[str, str | None]:
+def running_rows(console: Console, spec: VersionSpec) -> Mapping[str, str | None]:
     """Return what `model show` says of it; None for what is as usual."""
     limits, workers = spec.limits, spec.workers
-    given = {name.replace("_", " "): getattr(limits, name) for name in LIMITS}
-    told = ", ".join(f"{name} {_number(value)}" for name, value in given.items() if value is not None)
+    given = {name: value for name in LIMITS if (value := getattr(limits, name)) is not None}
+    told = ", ".join(_limit(console, name, value) for name, value in given.items())
     return {
         "limits": told or None,
         "concurrency": str(spec.concurrency) if spec.concurrency > 1 else None,
@@ -118,5 +135,15 @@ def _batch(batch: Batch) -> str:
     return f"up to {batch.max_size}{waits}"
 
 
-def _number(value: float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _limit(console: Console, name: str, value: float) -> str:
+    what, _, unit = name.rpartition("_")
+    if unit == "bytes":
+        return f"{what} {console.size(int(value))}"
+    if unit == "seconds":
+        return f"{what} {value:g} s"
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def as_options(fault: str) -> str:
+    """Return a fault that names keys of a carton.toml with the options in their place, as they were typed."""
+    return re.sub(r"\bmer\.[a-z_.]*[a-z_]", lambda found: FLAGS.get(found[0], found[0]), fault)

@@ -8,8 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mer.core.carton import spec_faults
+from mer.core.carton.document import MOST_FAULTS
 from mer.core.errors import UsageError
 from mer.core.specs import ANY, Command, Dimension, Limits, Option, Shape, TensorSpec, Tokens, VersionSpec
+from mer.faces.commands.running import as_options
 from mer_worker.dtypes import DTYPES
 
 FORM = "NAME:DTYPE[DIMENSIONS], for example image:float32[8,8] or words:string[n]"
@@ -111,7 +114,7 @@ def make_spec(
             )
     elif argv or directory or tokens:
         raise UsageError(f"words after --, --directory and tokens are for the runner command, not for {runner}")
-    return VersionSpec(
+    spec = VersionSpec(
         runner=runner,
         options={**named, **(parse_entry(entry) if entry else {})},
         inputs=tuple(parse_tensor(text, option="--input") for text in inputs),
@@ -121,6 +124,9 @@ def make_spec(
         limits=Limits(**limits),
         **(running or {}),
     )
+    if faults := spec_faults(spec):
+        raise UsageError("; ".join(map(as_options, faults[:MOST_FAULTS])))
+    return spec
 
 
 def _options(texts: Iterable[str]) -> dict[str, Option]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -54,8 +54,27 @@ OLD_NAMES: Mapping[str, tuple[str, ...]] = {
 """The commands of the system that MER continues, so that its users and their scripts find their way."""
 
 
+class Layout(click.HelpFormatter):
+    """Help that fits a narrow terminal: the names of options take half of a line there, not all of it."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, col_max=min(col_max, self.width // 2), col_spacing=col_spacing)
+
+
+class Context(click.Context):
+    """A context whose help is as wide as the console; click's own is never narrower than 50 cells."""
+
+    def make_formatter(self) -> click.HelpFormatter:
+        if self.obj is None:
+            return super().make_formatter()
+        most = self.max_content_width or CONTEXT_SETTINGS["max_content_width"]
+        return Layout(width=min(self.obj.console.width, most) - 2)
+
+
 class Helpful(click.Command):
     """A command whose help goes where its results go: click's own way out takes a reader that has gone for a fault."""
+
+    context_class = Context
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
