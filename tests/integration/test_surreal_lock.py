@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from mer.dal.surreal.address import parse_address
 from mer.dal.surreal.embedded import EmbeddedConnection
 from tests.support import records
 from tests.support.surreal import migrated, process
+from tests.support.surreal_process import ROOT
 
 
 @pytest.fixture
@@ -236,3 +239,27 @@ async def test_a_script_that_cannot_be_read_is_a_bug_of_ours_and_told(url: str) 
     with pytest.raises(MerError, match="refused a script: Parse error"):
         await connection.run("SELCT 1", {})
     await connection.close()
+
+
+COLD = """
+import asyncio, sys
+from mer.dal.surreal import SurrealStore
+from tests.support import records
+async def main():
+    store = SurrealStore(sys.argv[1])
+    await store.open()
+    await store.models.page()
+    await store.access_log.append([records.change(await store.access_log.chain())])
+    await store.close()
+asyncio.run(main())
+print("surrealdb" in sys.modules)
+"""
+
+
+def test_who_opens_a_folder_does_not_wait_for_the_client_library(tmp_path: Path) -> None:
+    url = asyncio.run(migrated(tmp_path / "registry"))
+    environ = {"PATH": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, url], env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"

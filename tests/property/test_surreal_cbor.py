@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from surrealdb import Null
+from surrealdb.cbor import CBORTag
 from surrealdb.data import cbor as library
 
 from mer.dal.surreal import cbor
@@ -42,11 +43,38 @@ class Named(StrEnum):
 MOMENT = dt.datetime(2026, 11, 21, 12, 0, tzinfo=dt.UTC)
 
 
-@pytest.mark.parametrize("value", [0.5, -0.0, b"bytes", MOMENT, Null, Named.ONE, {"deep": [1, {"within": MOMENT}]}])
+@pytest.mark.parametrize("value", [0.5, -0.0, b"bytes", MOMENT, Named.ONE, {"deep": [1, {"within": MOMENT}]}])
 def test_what_is_not_plain_goes_to_the_library(value: Any) -> None:
     assert cbor.encode(value) == library.encode(value)
     encoded = library.encode([value])
     assert repr(cbor.decode(encoded)) == repr(library.decode(encoded))
+
+
+def test_null_is_none_too() -> None:
+    assert cbor.encode({"null": Null}) == library.encode({"null": Null})
+    assert cbor.decode(library.encode({"null": Null, "none": None})) == {"null": None, "none": None}
+
+
+@given(st.integers(-62135596800, 253402300799), st.integers(0, 999_999_999))
+@example(0, 0)
+@example(-1, 999_999_999)
+@example(253402300799, 999_999_999)
+def test_a_time_is_the_librarys_to_the_microsecond(seconds: int, nanoseconds: int) -> None:
+    encoded = library.encode(CBORTag(12, [seconds, nanoseconds]))
+    found, theirs = cbor.decode(encoded), library.decode(encoded)
+    assert type(found) is dt.datetime
+    assert found == dt.datetime.combine(theirs.date(), theirs.time(), dt.UTC)
+
+
+def test_a_time_leaves_out_what_is_zero() -> None:
+    assert cbor.decode(library.encode(CBORTag(12, [7]))) == dt.datetime(1970, 1, 1, 0, 0, 7, tzinfo=dt.UTC)
+    assert cbor.decode(library.encode(CBORTag(12, []))) == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("tag", [6, 12, 24, 244, 245, 246, 65535])
+def test_a_tag_that_is_not_ours_is_not_taken_for_a_value(tag: int) -> None:
+    with pytest.raises(Exception):  # noqa: B017, PT011 - the library's own, of several kinds
+        cbor.decode(library.encode([CBORTag(tag, "no value of ours")]))
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "\ud800", object()])

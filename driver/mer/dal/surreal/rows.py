@@ -8,6 +8,7 @@ parameters need not be kept as text. Integers beyond 64 bits are refused by the 
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -38,9 +39,9 @@ def from_row(kind: type[S], row: Mapping[str, Any]) -> S:
 
 
 def _loaded(value: Any) -> Any:
-    from surrealdb import Null
-
-    if value is Null:
+    # who has one of the library's has imported it: from a server. The engine inside this process needs no library to be read
+    library = sys.modules.get("surrealdb")
+    if library is not None and value is library.Null:
         return None
     if isinstance(value, dict):
         return {key: _loaded(item) for key, item in value.items()}
