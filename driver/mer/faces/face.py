@@ -101,7 +101,10 @@ class Face:
         Raises:
             ConfigurationError, NotMigrated, DatabaseUnreachable, AuthenticationFailed, DatabaseLocked
         """
-        return await self.access.mer()
+        mer = await self.access.mer()
+        if self.stdin_terminal and self.console.error_terminal:
+            mer.secrets.ask = _ask_secret
+        return mer
 
     async def confirm(self, question: str, *, yes: bool) -> None:
         """Go on only if the operator agrees, by `yes` or at the terminal.
@@ -125,3 +128,9 @@ class Face:
             self.console.document(document)
         else:
             self.console.result(text(), end="")
+
+
+async def _ask_secret(question: str) -> str:
+    from mer.faces.repl.prompt import ask_secret  # prompt-toolkit is for who is asked
+
+    return await ask_secret(question)

@@ -7,23 +7,27 @@ from typing import Any
 
 import click
 
-from mer.core.errors import UsageError
-from mer.core.records import Server, ServerKind
+from mer.core.errors import ConfigurationError, UsageError
+from mer.core.hops import MAX_HOPS
+from mer.core.records import ServerKind
+from mer.execution.ping import Step
 from mer.faces.commands.options import (
     describing,
     label_changes,
-    labels_text,
     paging,
     pairs,
     retired,
     unlabelling,
     yes,
 )
-from mer.faces.commands.pings import show_steps
+from mer.faces.commands.pings import show_servers, show_steps
+from mer.faces.commands.server_view import question_of, row, show_import, show_keys, show_server
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.listing import show_page
-from mer.faces.render.table import Column, details
+from mer.faces.render.live import LiveLines
+from mer.faces.render.table import Column
+from mer.meal.host import HostKey
 
 COLUMNS = (
     Column("name", whole=True),
@@ -40,8 +44,17 @@ def command() -> None:
 
 
 def parameters(function: Any) -> Any:
-    """Add the options that say how a server is reached."""
+    """Add the options that say how a server is reached; an empty value takes one away."""
     for option in (
+        click.option(
+            "--password-from", metavar="REFERENCE", help="Where the password stands: env:NAME or keyring:SERVICE/USER."
+        ),
+        click.option(
+            "--jump",
+            multiple=True,
+            metavar="[USER@]HOST[:PORT]",
+            help="By way of this machine. May be given several times.",
+        ),
         click.option("--python", metavar="PATH", help="The interpreter there, an absolute path."),
         click.option("--port", type=click.IntRange(1, 65535), help="Where its sshd listens."),
         click.option("--user", help="Whom to log in as."),
@@ -58,15 +71,22 @@ def parameters(function: Any) -> Any:
 async def list_servers(face: Face, limit: int, after: str | None, retired: bool) -> None:
     """List the servers by name."""
     page = await (await face.mer()).servers.list(after=after, limit=limit, retired=retired)
-    show_page(face.console, page, COLUMNS, _row)
+    show_page(face.console, page, COLUMNS, row)
 
 
 @command.command()
 @click.argument("name", metavar="SERVER")
 @click.pass_obj
 async def show(face: Face, name: str) -> None:
-    """Show one server."""
-    _show(face, await (await face.mer()).servers.show(name))
+    """Show one server, and what takes effect when it is reached."""
+    mer = await face.mer()
+    server = await mer.servers.show(name)
+    try:
+        effective = await mer.addresses.of(name)
+    except ConfigurationError as error:  # what is registered can be shown all the same
+        effective = {}
+        face.console.warn(error.message)
+    show_server(face, server, effective)
 
 
 @command.command()
@@ -86,12 +106,12 @@ async def register(
         mer.actor,
         name,
         kind=ServerKind(kind),
-        parameters=_given(given),
+        parameters={parameter: value for parameter, value in _given(given).items() if value is not None},
         description=description or "",
         labels=pairs(labels, option="--label"),
     )
     face.access.changed()
-    _show(face, server)
+    show_server(face, server)
 
 
 @command.command()
@@ -116,7 +136,7 @@ async def edit(
     mer = await face.mer()
     server = await mer.servers.edit(mer.actor, name, description=description, labels=changed, parameters=reached)
     face.access.changed()
-    _show(face, server)
+    show_server(face, server)
 
 
 @command.command()
@@ -129,49 +149,79 @@ async def retire(face: Face, name: str, yes: bool) -> None:
     mer = await face.mer()
     server = await mer.servers.retire(mer.actor, name)
     face.access.changed()
-    _show(face, server)
+    show_server(face, server)
+
+
+@command.command()
+@click.argument("name", metavar="[SERVER]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Try all servers, side by side.")
+@click.pass_obj
+async def ping(face: Face, name: str | None, everything: bool) -> None:
+    """Try each step on the way to a server, and tell how long it took."""
+    if everything == (name is not None):
+        raise UsageError("a server is meant, or --all")
+    mer = await face.mer()
+    if name is not None:
+        with LiveLines(face.console) as live:
+            steps = await mer.ping_server(name, told=lambda step: live(name, _progress(step)))
+        show_steps(face, steps)
+        return
+    with LiveLines(face.console) as live:
+        found = await mer.ping_servers(told=lambda server, step: live(server, _progress(step)))
+    show_servers(face, found)
 
 
 @command.command()
 @click.argument("name", metavar="SERVER")
+@yes
 @click.pass_obj
-async def ping(face: Face, name: str) -> None:
-    """Try each step on the way to a server, and tell how long it took."""
-    show_steps(face, await (await face.mer()).ping_server(name))
+async def trust(face: Face, name: str, yes: bool) -> None:
+    """Trust the host key that a server shows, and those of the machines on the way to it."""
+    mer = await face.mer()
+    await mer.servers.require_allowed(mer.actor, "server.trust")
+    keys: list[HostKey] = []
+    for _ in range(MAX_HOPS + 1):
+        key = await mer.addresses.key(name)
+        if key.verdict != "trusted":
+            face.console.note(question_of(key))
+            await face.confirm(f"Trust this key of {key.host}?", yes=yes)
+            await mer.addresses.trust(mer.actor, name, key)
+        elif keys and keys[-1].host == key.host:
+            break
+        keys.append(key)
+        if key.verdict == "trusted":
+            break
+    face.access.changed()
+    show_keys(face, name, keys)
+
+
+@command.command("import")
+@click.option(
+    "--ssh-config",
+    "pattern",
+    is_flag=False,
+    flag_value="*",
+    required=True,
+    metavar="[PATTERN]",
+    help="The hosts that your ssh_config names, or those that match.",
+)
+@click.option("--plan", is_flag=True, help="Only tell what would be done.")
+@click.pass_obj
+async def import_servers(face: Face, pattern: str, plan: bool) -> None:
+    """Register servers by the names that your ssh_config gives them; it stays the source of how they are reached."""
+    mer = await face.mer()
+    found = await (mer.addresses.planned(pattern) if plan else mer.addresses.take_in(mer.actor, pattern))
+    face.access.changed()
+    show_import(face, found, planned=plan)
+
+
+def _progress(step: Step) -> str:
+    return f"{step.name} {'ok' if step.ok else 'failed'}"
 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _row(server: Server) -> tuple[str, ...]:
-    name = f"{server.name} (retired)" if server.retired_at else server.name
-    return name, server.kind.value, _address(server), server.description, labels_text(server.labels)
-
-
-def _address(server: Server) -> str:
-    known = server.parameters
-    address = str(known.get("address", ""))
-    user = f"{known['user']}@" if known.get("user") else ""
-    return f"{user}{address}" + (f":{known['port']}" if known.get("port") else "")
-
-
-def _show(face: Face, server: Server) -> None:
-    console = face.console
-    face.show(
-        server,
-        lambda: details(
-            console,
-            {
-                "name": server.name,
-                "kind": server.kind.value,
-                "address": _address(server) or None,
-                "python": server.parameters.get("python"),
-                "description": server.description or None,
-                "labels": labels_text(server.labels) or None,
-                "registered": console.time(server.created_at),
-                "retired": console.time(server.retired_at) if server.retired_at else None,
-                "id": server.id,
-            },
-        ),
-    )
+    """Return the parameters that were given, None for one that is to be taken away."""
+    given = {name: value for name, value in parameters.items() if value is not None and value != ()}
+    if "jump" in given:
+        given["jump"] = [hop for text in given["jump"] for hop in text.split(",") if hop]
+    return {name: value or None for name, value in given.items()}

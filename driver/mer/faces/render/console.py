@@ -120,6 +120,14 @@ class Console:
         with self._translated(self.stderr):
             self.stderr.flush()
 
+    def picture(self, lines: Sequence[str], *, over: int) -> None:
+        """Draw lines over the `over` lines of the picture before."""
+        text = f"\x1b[{over}A" if over else ""
+        text += "".join(f"\r{cut(visible(line), self.width - 1)}\x1b[K\n" for line in lines)
+        self._write(self.stderr, text + "\x1b[J")
+        with self._translated(self.stderr):
+            self.stderr.flush()
+
     def error(self, error: MerError) -> None:
         """Tell an error on stderr: its message and its hint, or a JSON document."""
         traceback = error.traceback if isinstance(error, ModelFailed) else None

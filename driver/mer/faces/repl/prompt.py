@@ -59,6 +59,17 @@ async def ask(question: str) -> str:
         raise Interrupted from None  # a task that ends in KeyboardInterrupt would end the event loop
 
 
+async def ask_secret(question: str) -> str:
+    """As `ask`, for what nobody is to see: nothing is shown while it is typed, and nothing remembers it."""
+    session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+    try:
+        return await session.prompt_async(question, is_password=True, handle_sigint=False)
+    except EOFError:
+        return ""
+    except KeyboardInterrupt:
+        raise Interrupted from None
+
+
 def _history(face: Face) -> PrivateHistory:
     folder = face.access.settings.state_folder
     try:

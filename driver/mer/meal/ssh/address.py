@@ -108,6 +108,8 @@ class Address:
     key_name: Value[str]
     """Under which the host's key is looked up: its HostKeyAlias or its host name."""
     known_hosts: KnownHosts
+    known_hosts_origin: str
+    """Of the files beside MER's own."""
     policy: Value[Policy]
     password_from: Value[str | None]
     files: tuple[Path, ...]
@@ -130,7 +132,7 @@ class Address:
             "password": (self.password_from.value, self.password_from.origin),
             "host key of": (self.key_name.value, self.key_name.origin),
             "host keys": (self.policy.value.value, self.policy.origin),
-            "known hosts": (", ".join(map(str, self.known_hosts.others)), DEFAULT),
+            "known hosts": (", ".join(map(str, self.known_hosts.others)), self.known_hosts_origin),
         }
         return {name: (str(text), origin) for name, (text, origin) in told.items() if text not in (None, "")}
 
@@ -172,6 +174,7 @@ def effective(target: Target) -> Address:
         proxy_command=proxy,
         key_name=key_name,
         known_hosts=_known_hosts(told, operator),
+        known_hosts_origin=told.origins.get("UserKnownHostsFile", DEFAULT),
         policy=policy,
         password_from=password,
         files=files.paths,
