@@ -102,7 +102,7 @@ def test_ctrl_c_cancels_the_run_which_is_on_record_and_the_repl_goes_on(repl):
     repl.sendline('run echo "sleep 60"')
     repl.expect("reading sleep 60")
     repl.sendintr()
-    repl.expect("error: cancelled")
+    repl.expect("error: Interrupted.")
     repl.expect(PROMPT)
     assert "cancelled" in enter(repl, "log list --limit 1")
     assert "text: AGAIN" in enter(repl, "run echo again")
@@ -312,9 +312,43 @@ def test_a_remark_follows_what_it_remarks_on(environment):
     assert done.stdout.decode().splitlines()[-1].startswith("there are more:")
 
 
-def test_an_output_that_was_closed_is_no_error(environment):
-    command = " ".join([*MER, "run", "echo", "hello"]) + " >&- 2>&-"
-    assert subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT).returncode == 0
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", ">&- <&-"])
+def test_an_output_that_was_closed_cannot_be_written(environment, closed):
+    command = " ".join([*MER, "run", "echo", "hello", closed])
+    done = subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 74
+    assert "2>" in closed or "error: the output cannot be written" in done.stderr
+
+
+def test_errors_that_nobody_can_see_are_no_error(environment):
+    command = " ".join([*MER, "run", "echo", "hello", "2>&-"])
+    done = subprocess.run(["bash", "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "HELLO\n")
+
+
+def test_ctrl_c_while_the_program_is_still_being_imported_ends_it_quietly(environment):
+    program = """if True:
+        import sys
+        import mer.__main__
+        class Early:
+            def find_spec(self, name, *_):
+                if name == "click":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Early())
+        mer.__main__.main()
+    """
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_help_fits_a_narrow_terminal(environment, columns):
+    words = ["model", "register", "--help"]
+    done = subprocess.run(
+        [*MER, *words], env=environment | {"COLUMNS": str(columns)}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= columns
 
 
 def test_an_error_keeps_its_code_though_nobody_reads(environment):

@@ -25,7 +25,8 @@ model-execute …) work too.
 
 def main(argv: Sequence[str], *, environ: Mapping[str, str], open_mer: OpenMer) -> int:
     """Run the command line `argv` on this process's terminal, and return its exit code."""
-    console = Console(stdout=_writable(sys.stdout), stderr=_writable(sys.stderr), environ=environ)
+    stdout = _closed() if sys.stdout is None else _writable(sys.stdout)
+    console = Console(stdout=stdout, stderr=_writable(sys.stderr), environ=environ)
     face = Face(
         console=console,
         access=Access(environ=environ, open_mer=open_mer),
@@ -106,9 +107,17 @@ def _unshared(stream: TextIO | None) -> BinaryIO | None:
     return open(stream.fileno(), "rb", closefd=False) if stream else None
 
 
+def _closed() -> TextIO:
+    """Return what stands for a stdout that was closed by whoever started us, as `>&-` does: what is written to it is an error.
+
+    It takes the number of the one that was closed: a database's socket would get the results otherwise.
+    """
+    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+
+
 def _writable(stream: TextIO | None) -> TextIO:
     """Return a stream that takes any character: one that its encoding lacks is written as an escape."""
-    if stream is None:  # closed by whoever started us, as `>&-` does
+    if stream is None:  # what is said on a closed stderr is lost, as everywhere
         return Path(os.devnull).open("w")
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")

@@ -73,7 +73,7 @@ async def perform(root: Root, line: str, face: Face, interrupts: Interrupts) -> 
         if words:
             awaited = start(root, words, face_of_line, name=PROGRAM)
             if awaited is not None and await interrupts.run(awaited):
-                raise Interrupted("cancelled")
+                raise Interrupted
     face.leave = face.leave or face_of_line.leave
     return ending.code
 
