@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 # before numpy comes: where others keep the processors busy, its threads wait for each other by spinning, and a training of
 # two seconds takes forty
@@ -15,6 +18,7 @@ import pytest
 from mer.meal.pool import Pool
 from tests.support import postgres_server as team
 from tests.support.postgres import PostgresServer, state_folder
+from tests.support.surreal import migrated
 from tests.support.surreal_servers import SurrealServer, running
 
 
@@ -44,6 +48,15 @@ def surreal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surreal
     """One SurrealDB server on files for the session, or for each of xdist's workers. (In memory it would lose appends.)"""
     with running(SurrealServer(engine=f"surrealkv://{tmp_path_factory.mktemp('surreal')}/data")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def surreal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One migrated SurrealDB folder for the session, to be copied; all copies have the chain of the one."""
+    folder = tmp_path_factory.mktemp("surreal") / "registry"
+    with ThreadPoolExecutor(1) as elsewhere:  # whoever asks has an event loop of his own running
+        elsewhere.submit(lambda: asyncio.run(migrated(folder))).result()
+    return folder
 
 
 @pytest.fixture
