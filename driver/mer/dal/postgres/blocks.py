@@ -20,7 +20,7 @@ from mer.core.chain import HASHED, Head, Known, Part, decode
 from mer.dal.postgres.columns import Seconds, same_texts, same_times, same_uuids
 
 BLOCK = 128
-"""Places of a block: with fewer a call more often, and what more of them hold is in no processor's cache any more."""
+"""Places of a block: half a millisecond's work, after which others get their turn. More are no faster, and hold more."""
 
 MAX_BODY = 2**15
 """Bytes of a body that stands in a block, which bounds it: those of a run have some hundreds. Others come one by one."""
