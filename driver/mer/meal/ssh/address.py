@@ -52,7 +52,7 @@ class Operator:
     secrets: Secrets
     agent: str | None = None
     """The socket of the ssh-agent that the environment names."""
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     """For what an ssh_config names by variable."""
     config: str = ""
     """The setting MER_SSH_CONFIG."""

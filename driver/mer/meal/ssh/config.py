@@ -84,6 +84,8 @@ class ConfigFiles:
                 found = _parsed(files, address, user, port, final=True)
         except ConfigParseError as error:
             raise ConfigurationError(f"the ssh_config cannot be understood: {error}") from error
+        except RecursionError as error:
+            raise ConfigurationError("the ssh_config includes itself") from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"the ssh_config cannot be read: {error}") from error
         return Told(options=dict(found.noted), origins=dict(found.noted.origins))

@@ -61,6 +61,8 @@ class Knock(asyncssh.SSHClient):
         """What went wrong in a question of asyncssh, which has no way to tell."""
         self.identities = Identities(address, secrets)
         self.closed: Callable[[], None] = lambda: None
+        self.methods = ""
+        """By which the server would let somebody in, as far as it was asked."""
         self.how = "without a question"
         self.timer: asyncio.Timeout | None = None
         self._server = server
@@ -71,11 +73,6 @@ class Knock(asyncssh.SSHClient):
         self.only_key = only_key
         self._password_given = False
         self._connection: asyncssh.SSHClientConnection | None = None
-
-    @property
-    def methods(self) -> str:
-        """By which the server would let somebody in."""
-        return ", ".join(self._connection.get_server_auth_methods()) if self._connection is not None else ""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
@@ -138,6 +135,7 @@ class Knock(asyncssh.SSHClient):
 
     async def public_key_auth_requested(self) -> Sequence[SSHKeyPair] | None:
         self.how = "by a key"
+        self._note_methods()
         try:
             with _Patience(self):
                 return await self.identities.more() or None
@@ -149,6 +147,7 @@ class Knock(asyncssh.SSHClient):
         return await self._password("by a password")
 
     async def kbdint_auth_requested(self) -> str | None:
+        self._note_methods()
         return None if self._address.password_from.value is None or self._password_given else ""
 
     async def kbdint_challenge_received(
@@ -164,6 +163,7 @@ class Knock(asyncssh.SSHClient):
         return None if password is None else [password]
 
     async def _password(self, how: str) -> str | None:
+        self._note_methods()
         reference = self._address.password_from.value
         if reference is None or self._password_given:
             return None
@@ -173,6 +173,10 @@ class Knock(asyncssh.SSHClient):
         except MerError as error:
             self.error = error
             return None
+
+    def _note_methods(self) -> None:
+        if not self.methods and self._connection is not None:  # later on, those that failed are gone
+            self.methods = ", ".join(self._connection.get_server_auth_methods())
 
     def _done(self, step: Step, found: str, *, then: Step) -> None:
         if self._told is not None:
