@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from mer.core.actor import Guest, check_guest
@@ -13,6 +15,8 @@ from mer.faces.face import Face
 VARIABLE = "SSH_ORIGINAL_COMMAND"
 """What the client asked for, as sshd tells a forced command."""
 
+STDOUT = 1
+
 
 @click.command("serve-ssh", cls=Verb, help=ENTRIES["serve-ssh"].help)
 @click.option("--actor", required=True, metavar="NAME", help="Who is put on record for whatever this key asks for.")
@@ -22,6 +26,7 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
     """Answer what SSH_ORIGINAL_COMMAND asks for, if it is among the few things that a key may be lent."""
     from mer.faces.serve_ssh.answering import answer
     from mer.faces.serve_ssh.grammar import POSSIBLE, parse
+    from mer.faces.serve_ssh.leaving import unless_gone
     from mer.faces.serve_ssh.refusals import for_guest
 
     if face.access.repl:
@@ -31,7 +36,8 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
     line = face.access.environ.get(VARIABLE, "")
     if not line.strip():
         raise UsageError(f"there is no shell here: this key may be used for {POSSIBLE}")
-    # whatever the environment and .env say of the owner's own console
+    face.access.environ = _without_settings(face.access.environ)
+    # whatever .env says of the owner's own console
     face.access.flags = {**face.access.flags, "allow_changes": False, "auditor": False}
     face.access.guest = guest
     try:
@@ -40,6 +46,14 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
         except MerError as error:
             await (await face.mer()).refuse(line, error)
             raise
-        await answer(face, guest, request)
+        await unless_gone(answer(face, guest, request), STDOUT)
     except MerError as error:
         raise for_guest(error) from error
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without settings, save where `.env` is: an sshd with a wide AcceptEnv lets clients set them."""
+    from mer.settings import SETTINGS
+
+    settings = {setting.variable for setting in SETTINGS if setting.name != "home"}
+    return {name: value for name, value in environ.items() if name not in settings}
