@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from mer.audit.jobs import verify_in_jobs
+from mer.audit.log import AuditLog
 from mer.core.chain import EMPTY, Checkpoint, Fault, Head, Verifier
 from mer.core.errors import AuthenticationFailed, ConcurrentChange, DatabaseUnreachable
 from mer.core.identifiers import uuid7
@@ -109,6 +110,16 @@ async def test_one_process_and_three_find_the_same(
     assert {fault.seq for fault in alone[0]} <= named
     assert bool(alone[0]) is bool(named)
     assert await by_three(store) == alone
+
+
+@pytest.mark.parametrize("count", [RECORDS, 0])
+async def test_a_log_too_short_for_parts_is_verified_by_this_process(database: EmbeddedPostgres, count: int) -> None:
+    opened = PostgresStore(database.driver())
+    await opened.open()
+    await append(opened, count)
+    found = await AuditLog(opened).verify(jobs=3)
+    assert (found.sound, found.records) == (True, count)
+    await opened.close()
 
 
 @pytest.mark.parametrize("seq", [20, 21, 61])

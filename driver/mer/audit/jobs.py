@@ -53,16 +53,17 @@ async def verify_in_jobs(
         if progress:
             progress(sum(done))
 
+    ends = [*(border.seq for border in borders[1:]), None]
     tasks = [
         Task(store=elsewhere.decode(), chain=chain, after=after, until=until, checkpoint=checkpoint)
-        for after, until in zip(borders[1:], [*(border.seq for border in borders[2:]), None], strict=True)
+        for after, until in zip(borders[1:], ends[1:], strict=True)
     ]
     if tasks:
         try:
             async with asyncio.TaskGroup() as group:
                 parts = [group.create_task(_part(task, index, note)) for index, task in enumerate(tasks, 1)]
                 await asyncio.sleep(0)  # they start before this one is busy
-                await log.feed(verifier, until=tasks[0].after.seq, progress=lambda records: note(0, records))
+                await log.feed(verifier, until=ends[0], progress=lambda records: note(0, records))
         except* MerError as errors:
             raise _first(errors) from errors
         if all(verifier.take_over(part.result()) for part in parts):
