@@ -1,8 +1,7 @@
 """The listening thread: answers pings and takes cancels while the model computes, and sees the driver's end.
 
-On one machine it has a channel of its own, where it blocks in the kernel and costs a call nothing. Over a single stream
-(SSH) it reads everything and hands on what is not its own. Either way a worker whose driver is gone ends at once, with
-everything that it forked, even while the main thread computes.
+It has a channel of its own, where it blocks in the kernel and costs a call nothing (over a single stream mer_worker.patrol does
+this). A worker whose driver is gone ends at once, with everything that it forked, even while the main thread computes.
 """
 
 from __future__ import annotations
@@ -24,19 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Optional
 
-    from mer_worker.backlog import Backlog
-    from mer_worker.cache import Cache
 
 _LOOK_MILLISECONDS = 5000
 """How often it is looked whether the parent is still the driver: a forked copy of it may hold the channel open."""
-
-_LEAVING_SECONDS = 5.0
-"""What the main thread has to end the model and itself after a shutdown: the end of the stream then says nothing new."""
-
-_REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
-"""What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
-
-_PUSHED = frozenset({Kind.HAVE, Kind.PUT})
 
 _MOST_TOLD = 64
 """Requests that a pong tells of: enough to see which one hangs."""
@@ -76,33 +65,26 @@ class Pulse:
 
 
 class Listener:
-    """The thread. `others` gets the frames that are not for it; on a channel of its own there are none."""
+    """The thread."""
 
     def __init__(
         self,
         descriptor: int,
-        decoder: Decoder,
         answers: Channel,
         interrupts: Interrupts,
         pulse: Pulse,
         ending: Ending,
-        others: Optional[Backlog] = None,
+        *,
+        tidy: Optional[Callable[[], None]] = None,
     ) -> None:
+        """Listen on `descriptor`; `tidy` is called every few seconds, whatever the main thread does."""
         self._descriptor = descriptor
-        self._decoder = decoder
+        self._decoder = Decoder(preamble=False)
         self._answers = answers
         self._interrupts = interrupts
         self._pulse = pulse
         self._ending = ending
-        self._others = others
-        self.tidy: Optional[Callable[[], None]] = None
-        """Is called every few seconds, whatever the main thread does."""
-        self.cache: Optional[Cache] = None
-        """Takes what is pushed by digest, whatever the main thread does; None: that is no frame that is known."""
-        self._greeted = False
-        self._told_to_end = False
-        self.silence = 0.0
-        """Seconds after which a driver that says nothing is taken for gone; 0: only the end of its stream tells that."""
+        self._tidy = tidy
 
     def start(self) -> None:
         """Begin to listen."""
@@ -119,51 +101,25 @@ class Listener:
             self._ending.now()
 
     def _listen(self) -> None:
-        poll, parent, tidied, heard = select.poll(), os.getppid(), time.monotonic(), time.monotonic()
+        poll, parent, tidied = select.poll(), os.getppid(), time.monotonic()
         poll.register(self._descriptor, select.POLLIN)
         while True:
-            ready = poll.poll(_LOOK_MILLISECONDS if not self.silence else min(_LOOK_MILLISECONDS, 250 * self.silence))
-            if self.tidy is not None and time.monotonic() - tidied >= PERIOD_SECONDS:
-                self.tidy()
+            ready = poll.poll(_LOOK_MILLISECONDS)
+            if self._tidy is not None and time.monotonic() - tidied >= PERIOD_SECONDS:
+                self._tidy()
                 tidied = time.monotonic()
             if not ready:
-                if os.getppid() != parent or (self.silence and time.monotonic() - heard > self.silence):
+                if os.getppid() != parent:
                     return
                 continue
-            heard = time.monotonic()
             count = os.readv(self._descriptor, (self._decoder.buffer(),))
             if not count:
-                if self._told_to_end:
-                    time.sleep(_LEAVING_SECONDS)
                 return
             for frame in self._decoder.received(count):
                 if frame.kind == Kind.PING:
                     self._answers.send(self._pulse.pong(frame))
                 elif frame.kind == Kind.CANCEL:
                     self._interrupts.cancel(frame.request)
-                    if self.cache is not None:
-                        self.cache.cancel(frame)
-                    if self._others is not None and self._interrupts.several is None:
-                        self._others.put(frame)  # wakes a main thread that waits for a part or for credit
-                elif self.cache is not None and self._greeted and frame.kind in _PUSHED:
-                    self.cache.take(frame)
-                elif self._others is not None:
-                    self._hand_on(frame, self._others)
-
-    def _hand_on(self, frame: Frame, others: Backlog) -> None:
-        """Let the main thread have a frame, if it is not too far behind."""
-        if frame.kind == Kind.SHUTDOWN:
-            self._told_to_end = True
-        elif frame.kind == Kind.HELLO:
-            self._greeted = True
-        waiting = len(others)
-        if others.full and frame.kind in _REFUSABLE:
-            text = f"{waiting} requests wait in this worker already"
-            self._answers.send(error_frame(Failure("busy", "queue-full", text), frame.request))
-        elif others.overflowing:
-            raise WireError(f"{waiting} frames wait: more were sent than were asked for")
-        else:
-            others.put(frame)
 
 
 class Ending:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mer_worker.logs import Logs
     from mer_worker.runners import Runner
     from mer_worker.shared import Sharing
-    from mer_worker.source import QueueSource, StreamSource
+    from mer_worker.source import Source
     from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
 
@@ -97,9 +97,9 @@ class Conversation:
         self.outgoing: Outgoing | None = None
         """Names heads of results; None: the driver knows no templates. Only what the main thread sends may use it, since
         frames with templates have to leave in the order in which they were made."""
-        self.source: Union[StreamSource, QueueSource]
+        self.source: Source
         """Where frames come from."""
-        self.shortcut: Callable[[StreamSource], None] | None = None
+        self.shortcut: Callable[[Source], None] | None = None
         """Serves the commonest requests straight from the stream, and returns when something else has come."""
         self.memory: Sharing | None = None
         """Where large tensors travel; None: with their frames."""
@@ -178,7 +178,7 @@ class Conversation:
                 continue
             source = self.source
             if self.shortcut is not None and source.clear:
-                self.shortcut(source)  # type: ignore[arg-type]  # only a stream is ever clear
+                self.shortcut(source)
             received = source.next()
             if received is None:
                 return
@@ -227,6 +227,10 @@ class Conversation:
             self.channel.send(error_frame(failure, received.request))
         elif len(aside) >= 4 * MOST_SET_ASIDE or self._aside_bytes >= 4 * most:
             raise WireError(f"{len(aside)} frames wait: more were sent than were asked for")
-        elif kind != Kind.CANCEL:  # over a single stream, where another thread has taken it already
+        elif kind == Kind.CANCEL:  # it and a ping come here where there is one stream only
+            self.interrupts.cancel(received.request)
+        elif kind == Kind.PING:
+            self.channel.send(self.pulse.pong(received))
+        else:
             aside.append(received)
             self._aside_bytes += size_of(received)

@@ -19,7 +19,7 @@ from mer_worker.serving import Serving, serving
 from mer_worker.serving.serial import Turn
 from mer_worker.shared import CAPABILITY as SHARED_MEMORY
 from mer_worker.shared import LAYOUT
-from mer_worker.source import QueueSource, StreamSource
+from mer_worker.source import SharedSource, StreamSource
 from mer_worker.watch import Watch
 from mer_worker.wire import (
     MAX_BODY_BYTES,
@@ -86,7 +86,6 @@ class Worker:
         self._turn = Turn(self._conversation)
         self._runner: Optional[Runner] = None
         self._serving: Optional[Serving] = None
-        self._is_fork = False
 
     def run(self) -> int:
         """Serve until the driver says shutdown or is gone; return the exit status."""
@@ -136,24 +135,31 @@ class Worker:
     def _refuse(self, received: Frame, text: str) -> None:
         self._channel.send(error_frame(Failure("input", "takes-whole-inputs", text), received.request))
 
-    def _open(self) -> Union[StreamSource, QueueSource]:
+    def _open(self) -> Union[StreamSource, SharedSource]:
         """Begin to listen, and return where the main thread's frames come from."""
         decoder, source, conversation = self._decoder, self._source, self._conversation
         interrupts, pulse, ending = conversation.interrupts, conversation.pulse, conversation.ending
         if self._control is not None:
-            decoder, channel = Decoder(preamble=False), Channel(self._control)
-            listener = Listener(self._control, decoder, channel, interrupts, pulse, ending)
-            listener.tidy = None if conversation.memory is None else conversation.memory.tidy
-            listener.start()
+            tidy = None if conversation.memory is None else conversation.memory.tidy
+            Listener(self._control, Channel(self._control), interrupts, pulse, ending, tidy=tidy).start()
             return StreamSource(source, self._decoder)
-        from mer_worker.backlog import Backlog  # and the queue that it needs: for a worker over one stream only
+        from mer_worker.backlog import Backlog  # for a worker over one stream only
+        from mer_worker.patrol import Patrol
 
         waiting = Backlog()
-        listener = Listener(source, decoder, self._channel, interrupts, pulse, ending, waiting)
-        listener.silence = self._silence
-        listener.cache = self._cache
-        listener.start()
-        return QueueSource(waiting, lambda: self._is_fork)  # a fork has no listener, and would wait for ever
+        shared = SharedSource(source, decoder, waiting, self._cache)
+        Patrol(
+            shared,
+            decoder,
+            waiting,
+            self._channel,
+            interrupts,
+            pulse,
+            ending,
+            cache=self._cache,
+            silence=self._silence,
+        ).start()
+        return shared
 
     def _map(self, descriptors: Sequence[int]) -> None:
         try:
@@ -172,7 +178,6 @@ class Worker:
 
         One that comes out of the handler finds the end of the input, and exits.
         """
-        self._is_fork = True
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (self._source, self._sink, self._control):
             if descriptor is not None:
@@ -198,6 +203,8 @@ class Worker:
             self._channel.send(self._conversation.pulse.pong(received))
         elif kind == Kind.CANCEL:
             self._conversation.interrupts.cancel(request)
+            if self._cache is not None:
+                self._cache.cancel(received)
         elif kind == Kind.SHUTDOWN:
             return False
         elif kind == Kind.INFER:

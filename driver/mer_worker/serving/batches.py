@@ -7,7 +7,6 @@ itself. An item that is cancelled is answered at once and the others go on; the 
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
@@ -19,7 +18,7 @@ from mer_worker.layout import NO_META, open_frame
 from mer_worker.serving.serial import Turn
 from mer_worker.tensors import encode, values_of
 from mer_worker.tracing import told
-from mer_worker.wire import HEADER_BYTES, RECEIVE_BYTES, Kind, WireError
+from mer_worker.wire import HEADER_BYTES, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners.python import PythonRunner
-    from mer_worker.source import StreamSource
+    from mer_worker.source import Source
     from mer_worker.wire import Frame
 
 MAX_BATCH = 512
@@ -130,11 +129,11 @@ class Batches:
 
     # --- a batch
 
-    def _serve(self, source: StreamSource) -> None:
+    def _serve(self, source: Source) -> None:
         """Answer batches of the commonest form (mer_worker.templates), until something else has come."""
-        descriptor = source.descriptor
+        take = source.take
         while True:
-            data = os.read(descriptor, RECEIVE_BYTES)
+            data = take()
             items = self._opened(data)
             if items is None:
                 source.feed(data)

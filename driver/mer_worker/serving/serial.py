@@ -6,7 +6,6 @@ Many libraries want to be called there, and a hand-over between threads would co
 from __future__ import annotations
 
 import time
-from os import read
 from time import monotonic
 
 from mer_worker.context import Context
@@ -17,7 +16,7 @@ from mer_worker.shared import goes_shared
 from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL
 from mer_worker.tensors import Buffer, encode, values_of
 from mer_worker.tracing import asked
-from mer_worker.wire import RECEIVE_BYTES, U32, Flag, Kind, WireError
+from mer_worker.wire import U32, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mer_worker.runners import Runner
     from mer_worker.serving.seals import Seals
     from mer_worker.serving.streams import Streams
-    from mer_worker.source import StreamSource
+    from mer_worker.source import Source
     from mer_worker.wire import Frame
 
 _SEGMENT = slice(FIRST, None)
@@ -82,7 +81,7 @@ class Serial:
         self._dead: Sized = () if memory is None else memory.theirs.dead
         """Inputs in shared memory that nobody looks at any more."""
 
-    def _serve(self, source: StreamSource) -> None:
+    def _serve(self, source: Source) -> None:
         """Answer requests of the commonest forms (mer_worker.templates), until something else has come.
 
         A small tensor is served here from the read to the write, since what counts for it is how little code a request
@@ -90,7 +89,7 @@ class Serial:
         """
         conversation, runner, context, dead = self._conversation, self._runner, self._context, self._dead
         interrupts, logs, pulse = conversation.interrupts, conversation.logs, conversation.pulse
-        descriptor, incoming, outgoing = source.descriptor, conversation.incoming, conversation.outgoing
+        take, incoming, outgoing = source.take, conversation.incoming, conversation.outgoing
         plain, channel, forms = runner.plain, self._channel, incoming.forms
         pack, unpack, new = OPENING.pack, NUMBERS.unpack_from, Buffer.__new__
         inputs: Any
@@ -98,7 +97,7 @@ class Serial:
         outputs: Any
         value: Any
         while True:
-            data = read(descriptor, RECEIVE_BYTES)
+            data = take()
             form = forms.get(data[:8])
             if form is None or outgoing is None:
                 found = incoming.rarer(data)

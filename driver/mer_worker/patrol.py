@@ -1,0 +1,138 @@
+"""The thread that reads on while the main thread computes, where pings and cancels come over the one stream there is.
+
+While the main thread reads, it looks in now and then; once it finds it away, it waits for the stream in its place, until the
+main thread is back. So a worker over SSH hears a cancel, and the end of its driver, as one beside the driver does; a small call
+is over before this thread has noticed it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+
+from mer_worker.failures import Failure, error_frame
+from mer_worker.wire import Frame, Kind, WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from mer_worker.backlog import Backlog
+    from mer_worker.cache import Cache
+    from mer_worker.channel import Channel
+    from mer_worker.control import Ending, Pulse
+    from mer_worker.interrupts import Interrupts
+    from mer_worker.source import SharedSource
+    from mer_worker.wire import Decoder
+
+LOOK_SECONDS = 0.05
+"""Between two looks at a main thread that has had something to do within ACTIVE_SECONDS: so late may a cancel be heard."""
+IDLE_LOOK_SECONDS = 0.25
+ACTIVE_SECONDS = 1.0
+
+_LOOK_MILLISECONDS = 250
+"""How often it is looked whether the driver is there still, while the stream is waited for."""
+
+_LEAVING_SECONDS = 5.0
+"""What the main thread has to end the model and itself after a shutdown: the end of the stream then says nothing new."""
+
+_REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
+"""What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
+
+_PUSHED = frozenset({Kind.HAVE, Kind.PUT})
+
+
+class Patrol:
+    """The thread."""
+
+    def __init__(
+        self,
+        source: SharedSource,
+        decoder: Decoder,
+        backlog: Backlog,
+        answers: Channel,
+        interrupts: Interrupts,
+        pulse: Pulse,
+        ending: Ending,
+        *,
+        cache: Optional[Cache],
+        silence: float,
+    ) -> None:
+        """Read `source` while nobody else does; `cache` takes what is pushed by digest, whatever the main thread does.
+
+        After `silence` seconds a driver that says nothing is taken for gone; 0: only the end of its stream tells that.
+        """
+        self._source = source
+        self._decoder = decoder
+        self._backlog = backlog
+        self._answers = answers
+        self._interrupts = interrupts
+        self._pulse = pulse
+        self._ending = ending
+        self._cache = cache
+        self._silence = silence
+        self._heard = time.monotonic()
+        self._told_to_end = False
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._run, name="mer-patrol", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._walk()
+        except WireError as error:
+            self._answers.send(error_frame(Failure("protocol", "bad-frame", str(error)), 0))
+        except OSError:
+            pass
+        finally:
+            self._ending.now()
+
+    def _walk(self) -> None:
+        """Go on until the driver is gone."""
+        source, poll, parent = self._source, select.poll(), os.getppid()
+        poll.register(source.descriptor, select.POLLIN)
+        while True:
+            quiet = time.monotonic() - max(source.heard, self._pulse.since, self._heard)
+            if os.getppid() != parent or (self._silence and quiet > self._silence):
+                return
+            if source.reading:
+                time.sleep(LOOK_SECONDS if quiet < ACTIVE_SECONDS else IDLE_LOOK_SECONDS)
+            elif poll.poll(_LOOK_MILLISECONDS):
+                with source.other:
+                    if not source.reading and not self._read():
+                        if self._told_to_end:
+                            time.sleep(_LEAVING_SECONDS)
+                        return
+
+    def _read(self) -> bool:
+        """Take what has come; False at the end. Raises: WireError."""
+        count = os.readv(self._source.descriptor, (self._decoder.buffer(),))
+        self._heard = time.monotonic()
+        for frame in self._decoder.received(count) if count else ():
+            kind = frame.kind
+            if kind == Kind.PING:
+                self._answers.send(self._pulse.pong(frame))
+            elif kind == Kind.CANCEL:
+                self._interrupts.cancel(frame.request)
+                if self._cache is not None:
+                    self._cache.cancel(frame)
+            elif kind in _PUSHED and self._cache is not None:
+                self._cache.take(frame)
+            else:
+                self._hand_on(frame)
+        return bool(count)
+
+    def _hand_on(self, frame: Frame) -> None:
+        """Let the main thread have a frame, if it is not too far behind."""
+        backlog = self._backlog
+        self._told_to_end = self._told_to_end or frame.kind == Kind.SHUTDOWN
+        if backlog.full and frame.kind in _REFUSABLE:
+            text = f"{len(backlog)} requests wait in this worker already"
+            self._answers.send(error_frame(Failure("busy", "queue-full", text), frame.request))
+        elif backlog.overflowing:
+            raise WireError(f"{len(backlog)} frames wait: more were sent than were asked for")
+        else:
+            backlog.put(frame)
