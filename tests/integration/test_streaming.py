@@ -279,6 +279,9 @@ class TestSeal:
 
 
 async def test_a_stream_that_its_reader_is_too_slow_for_has_timed_out(mer):
+    warm = mer.stream("model", {"do": "forever"})
+    await anext(warm)  # the time is for the stream, not for a worker's start
+    await warm.aclose()
     stream = mer.stream("model", {"do": "forever"}, timeout=2)
     await anext(stream)
     await asyncio.sleep(2.5)

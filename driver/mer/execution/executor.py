@@ -300,7 +300,7 @@ class Executor:
             if lane is not None:
                 queued = asked + timings.queue_us
                 lane.add("queue", asked, queued)
-                lane.add("worker", queued, queued + timings.start_us)
+                lane.add("worker", queued, lane.now())  # what it started with stands within it, whatever held us up since
             yield given
 
     async def _perform(
