@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,6 +127,14 @@ async def test_input_parts_that_nobody_asks_for_are_told(terminal: Terminal, tmp
     typed = await terminal.type(f"run model --input x=0 --input-parts {parts}")
     assert typed.code == 0, typed.err
     assert "asked for no further inputs" in typed.err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="there is torch")
+async def test_a_worker_without_torch_says_how_to_get_it(terminal: Terminal, tmp_path: Path) -> None:
+    await terminal.type(registering(tmp_path, "--arrays torch"))
+    typed = await terminal.type("run model --input x=0")
+    assert typed.code == 78
+    assert "-m pip install torch" in typed.err
 
 
 async def test_a_run_beyond_a_limit_says_which_and_how_to_raise_it(terminal: Terminal, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class Completion(Completer):
         elif param.name == "words":
             known = self._root.list_commands(click.Context(self._root))
         else:
-            match (param.metavar or param.name or "").upper().partition("[")[0]:
+            match (param.metavar or param.name or "").upper().strip("[]").partition("[")[0]:
                 case "MODEL" if "@" in (param.metavar or ""):
                     known = names.references
                 case "MODEL":
