@@ -74,6 +74,7 @@ async def compose(
 async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest | None) -> AsyncIterator[Mer]:
     import datetime as dt
     import time
+    import uuid
 
     from mer.api import Mer
     from mer.audit.log import AuditLog
@@ -85,6 +86,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.execution.audit import Records
     from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
+    from mer.execution.far_content import FarContent
     from mer.execution.finishes import Finishes
     from mer.execution.journal import Journal
     from mer.execution.leases import LeaseKeeper
@@ -124,7 +126,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     hosts = Hosts(
         {ServerKind.LOCAL: lambda _: local, ServerKind.SSH: lambda server: _ssh_host(server, settings, secrets)}
     )
-    workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds)
+    holder = {"driver": uuid.uuid4().hex, "actor": actor.user, "host": actor.host, "pid": actor.pid}
+    workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds, holder=holder)
     leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
     pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
@@ -186,6 +189,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
                 store=store, hosts=hosts, servers=servers, configured=lambda: _configured_hosts(settings)
             ),
             secrets=secrets,
+            far_content=FarContent(store, changes, content, hosts.of),
         )
 
 
@@ -220,6 +224,10 @@ def _ssh_host(server: Server, settings: Settings, secrets: Secrets) -> Host:
         password_from=known.get("password_from"),
         operator=operator,
     )
+    if known.get("via") is not None:
+        from mer.meal.ssh.lent import LentHost
+
+        return LentHost(server.name, Connection(target))
     return SshHost(server.name, Connection(target), python=known.get("python"))
 
 

@@ -14,15 +14,17 @@ from mer.core.actor import Actor
 from mer.core.carton import spec_faults
 from mer.core.carton.document import MOST_FAULTS
 from mer.core.errors import ConfigurationError, MerError, PackageInvalid, UsageError
+from mer.core.lent import RUNNER as LENT
 from mer.core.records import MAX_PAGE, Digest
 from mer.core.references import check_name, parse_reference
-from mer.core.specs import VersionSpec
+from mer.core.specs import Command, VersionSpec
 from mer.core.trace import Trace
 from mer.dal.base import Store
 from mer.dal.paging import every
 from mer.execution.addresses import Addresses
 from mer.execution.drivers import Drivers
 from mer.execution.executor import Executor
+from mer.execution.far_content import FarContent
 from mer.execution.ping import Ping, Step
 from mer.execution.results import Result
 from mer.execution.sealing import Sealed, Sealing
@@ -46,7 +48,8 @@ class Mer:
 
     `servers`, `models`, `weights` and `placements` are the registry, `log` is the access log. What changes something
     takes the actor who asked; `actor` is the one this Mer was opened for. `addresses` tells how servers are reached, and
-    whose keys are trusted; `secrets.ask` is set by whoever can ask for a passphrase.
+    whose keys are trusted; `secrets.ask` is set by whoever can ask for a passphrase. `far_content` frees what
+    servers were pushed.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Mer:
         drivers: Drivers,
         addresses: Addresses,
         secrets: Secrets,
+        far_content: FarContent,
     ) -> None:
         self.actor = actor
         self.servers = servers
@@ -78,6 +82,7 @@ class Mer:
         self.drivers = drivers
         self.addresses = addresses
         self.secrets = secrets
+        self.far_content = far_content
         self.content = content
         self._store = store
         self._changes = changes
@@ -222,6 +227,7 @@ class Mer:
     ) -> Registered:
         """Register a version from a folder (`package`), or from a command that the host already has (`spec.command`).
 
+        One of the runner `lent` has neither: its options are the digests by which a lender knows it (mer.core.lent).
         A folder with a carton.toml is taken as it is and must come without `spec`; any other becomes a package with
         the `spec` given. `weights` is `name` or `name:3` of registered weights.
 
@@ -235,12 +241,15 @@ class Mer:
         if package is not None:
             added = await asyncio.to_thread(self.content.add_package, package, spec)
             parts = Parts(spec=added.spec, package=added.id, weights=digest)
-        elif spec is None or spec.command is None:
-            raise UsageError("a version is made from a folder, or from a command with its argv")
+        elif spec is None or (spec.command is None and spec.runner != LENT):
+            raise UsageError(
+                "a version is made from a folder, from a command with its argv, or from a lender's digests"
+            )
         else:
             if faults := spec_faults(spec):
                 raise PackageInvalid("; ".join(faults[:MOST_FAULTS]))
-            _require_absolute(spec)
+            if spec.command is not None:
+                _require_absolute(spec.command)
             parts = Parts(spec=spec, weights=digest)
         await self._claim(parts.package, parts.weights)
         return await self.models.register(actor, name, parts, description=description, labels=labels)
@@ -342,8 +351,7 @@ class Mer:
         return needed
 
 
-def _require_absolute(spec: VersionSpec) -> None:
-    assert spec.command is not None
-    for what, path in (("program", spec.command.argv[0]), ("directory", spec.command.directory)):
+def _require_absolute(command: Command) -> None:
+    for what, path in (("program", command.argv[0]), ("directory", command.directory)):
         if path is not None and not path.startswith("/"):
             raise ConfigurationError(f"the {what} {path!r} of a command without a package must be an absolute path")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -26,11 +28,15 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 class Workplaces:
     """Finds the host of a candidate and the content of its version, before anything is started."""
 
-    def __init__(self, hosts: Hosts, content: ContentStore, *, load_seconds: float) -> None:
+    def __init__(
+        self, hosts: Hosts, content: ContentStore, *, load_seconds: float, holder: Mapping[str, Any] | None = None
+    ) -> None:
+        """Find hosts and content; `holder` is who is named to others who wait for a device that a worker of this driver has."""
         self._hosts = hosts
         self._content = content
         self._load_seconds = load_seconds
-        self._plans: dict[tuple[str, str, int], WorkerPlan] = {}
+        self._holder = dict(holder or {})
+        self._plans: dict[tuple[str, str, int, str | None], WorkerPlan] = {}
 
     async def prepare(self, candidate: Candidate) -> Workplace:
         """Return where and with what to run.
@@ -40,7 +46,7 @@ class Workplaces:
             ConfigurationError: such a server cannot be reached from here.
         """
         host = self._hosts.of(candidate.server)
-        key = (candidate.server.id, candidate.version.model, candidate.version.number)
+        key = (candidate.server.id, candidate.version.model, candidate.version.number, _device(candidate))
         plan = self._plans.get(key)
         if plan is None:
             plan = await asyncio.to_thread(self._plan, candidate)
@@ -50,14 +56,18 @@ class Workplaces:
         return Workplace(host=host, plan=plan)
 
     def _plan(self, candidate: Candidate) -> WorkerPlan:
-        version = candidate.version
+        version, device = candidate.version, _device(candidate)
+        where = candidate.server.name if device is None else f"{candidate.server.name}, {device}"
         return WorkerPlan(
-            key=f"{candidate.server.name}/{version.model}:{version.number}",
+            key=f"{where}/{version.model}:{version.number}",
             spec=version.spec,
             package=self._content.tree(version.package) if version.package else None,
             package_id=version.package,
+            weights_id=version.weights,
             manifest=self._content.manifest(version.package) if version.package else None,
             weights=self._weights(candidate),
+            device=device,
+            holder=self._holder,
             load_seconds=version.spec.limits.load_seconds or self._load_seconds,
         )
 
@@ -68,3 +78,7 @@ class Workplaces:
             WeightFile(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, path=tensor.path, digest=tensor.digest)
             for tensor in self._content.weights(candidate.version.weights).tensors
         )
+
+
+def _device(candidate: Candidate) -> str | None:
+    return None if candidate.placement is None else candidate.placement.device

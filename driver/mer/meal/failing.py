@@ -12,6 +12,7 @@ from mer.core.errors import (
     Interrupted,
     MerError,
     ModelFailed,
+    NotFound,
     PackageInvalid,
     ProtocolViolation,
     WorkerLost,
@@ -38,6 +39,8 @@ def error_of(*, kind: str, code: str, message: str, traceback: str | None) -> Me
             return DigestMismatch(message)
         case "content":
             return ContentUnwritable(message)
+        case "load" if code == "not-lent":
+            return NotFound(message)
         case "load" if code == "weights-missing":
             return ContentMissing(message)
         case "load" if code == "weights-damaged":

@@ -36,6 +36,8 @@ class WorkerPlan:
     """The folder of the unpacked carton; None for a command that the host already has."""
     package_id: str | None = None
     """The sha256 of the package's MANIFEST; None where it is a plain folder of the author's."""
+    weights_id: str | None = None
+    """The sha256 of the weights' list of tensors; None without registered weights."""
     manifest: Path | None = None
     """The file of that MANIFEST: a line `path=sha256` for each file of the package."""
     model_folder: Path | None = None

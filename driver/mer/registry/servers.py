@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,10 +29,12 @@ class SshParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     port: int | None = None
     python: str | None = None
     """Absolute path of the interpreter there."""
-    jump: tuple[str, ...] = ()
+    jump: list[str] = []
     """Machines on the way, `[user@]host[:port]` each, the first one first."""
     password_from: str | None = None
     """Where the password stands: `env:NAME` or `keyring:SERVICE/USER`. Never the password."""
+    via: Literal["serve-ssh"] | None = None
+    """What answers there in place of a shell: the owner's `mer serve-ssh`, which lends what it has."""
 
 
 class LocalParameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from mer.core.lent import lent_faults
 from mer.core.running import running_faults
 from mer.core.specs import Tokens, VersionSpec, check_specs
 from mer.core.toml import INT64
@@ -44,7 +45,7 @@ _REQUIREMENT = re.compile(rf"\s*{_COMPARATOR}(?:\s*,\s*{_COMPARATOR})*\s*", re.A
 def spec_faults(spec: VersionSpec) -> list[str]:
     """Return what is wrong with the spec, each fault with the key that it has in carton.toml."""
     running = running_faults(limits=spec.limits, concurrency=spec.concurrency, batch=spec.batch, workers=spec.workers)
-    return [*_runner_faults(spec), *_tensor_faults(spec), *_command_faults(spec), *running]
+    return [*_runner_faults(spec), *_tensor_faults(spec), *_command_faults(spec), *lent_faults(spec), *running]
 
 
 def is_shape(value: object) -> bool:

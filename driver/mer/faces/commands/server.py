@@ -27,6 +27,7 @@ from mer.faces.face import Face
 from mer.faces.render.listing import show_page
 from mer.faces.render.live import LiveLines
 from mer.faces.render.table import Column
+from mer.faces.render.text import counted
 from mer.meal.host import HostKey
 
 COLUMNS = (
@@ -54,6 +55,9 @@ def parameters(function: Any) -> Any:
             multiple=True,
             metavar="[USER@]HOST[:PORT]",
             help="By way of this machine. May be given several times.",
+        ),
+        click.option(
+            "--via", metavar="serve-ssh", help="What answers there in place of a shell: its owner lends models."
         ),
         click.option("--python", metavar="PATH", help="The interpreter there, an absolute path."),
         click.option("--port", type=click.IntRange(1, 65535), help="Where its sshd listens."),
@@ -217,6 +221,28 @@ async def import_servers(face: Face, pattern: str, plan: bool) -> None:
 
 def _progress(step: Step) -> str:
     return f"{step.name} {'ok' if step.ok else 'failed'}"
+
+
+@command.command()
+@click.argument("name", metavar="SERVER")
+@click.option("--plan", is_flag=True, help="Only tell what would be freed.")
+@click.option(
+    "--grace",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Leave alone what came, or was asked for, within that long; a day without it.",
+)
+@yes
+@click.pass_obj
+async def gc(face: Face, name: str, plan: bool, grace: int | None, yes: bool) -> None:
+    """Free what a server was pushed and no version that may run there needs."""
+    if not plan:
+        await face.confirm(f"Remove from {name} what no version that may run there needs?", yes=yes)
+    mer = await face.mer()
+    freed = await mer.far_content.collect(mer.actor, name, grace_seconds=grace, plan=plan)
+    size = face.console.size(freed.size)
+    verb = "would remove" if plan else "removed"
+    face.show(freed, lambda: f"{verb} {counted(freed.blobs, 'file')}, {counted(freed.trees, 'package')}, {size}\n")
 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:

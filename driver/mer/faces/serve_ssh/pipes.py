@@ -7,7 +7,8 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from mer_worker.wire import Bytes, Decoder, Frame, WireError
+from mer.meal.host import Bytes
+from mer_worker.wire import Decoder, Frame, WireError
 
 HIGH_WATER = 4 << 20
 """Bytes that may wait for a guest who reads slowly; who has more to say waits."""

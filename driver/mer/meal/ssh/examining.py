@@ -35,6 +35,14 @@ class Examination:
         else:
             self._done(detail)
 
+    async def reached(self, host: SshHost) -> None:
+        """Connect to a host that nobody has connected to yet, and tell each step; raise what the last of them failed by."""
+        try:
+            await host.connect()
+        except MerError as error:
+            self._found(Finding(step=self._step, microseconds=self._lap(), error=error))
+            raise
+
     async def of(self, host: SshHost) -> None:
         """Look at a host that nobody has connected to yet."""
         try:
