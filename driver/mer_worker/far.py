@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 MAX_FIELDS = 64 << 20
 """Bytes of a task's fields: a list of a million digests."""
 
-_TASKS = {"probe": "mer_worker.probing:probe", "sweep": "mer_worker.orphans:swept"}
+_TASKS = {
+    "gc": "mer_worker.collecting:collect",
+    "probe": "mer_worker.probing:probe",
+    "sweep": "mer_worker.orphans:swept",
+}
 """By name: which function does it. It takes the cache folder and the fields, and returns an object."""
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from mer.core.errors import Interrupted, MerError, UsageError
+from mer.core.progress import CURRENT
 from mer.faces.face import Face
 from mer.faces.render.console import OutputClosed
+from mer.faces.render.progress import Waiting
 
 
 class Ending:
@@ -22,6 +24,7 @@ class Ending:
 def start(root: click.Group, words: Sequence[str], face: Face, *, name: str) -> Awaitable[int | None] | None:
     """Parse and call a command; return what is still to be awaited of it."""
     with root.make_context(name, list(words), obj=face) as context:
+        CURRENT.set(Waiting(face.console))  # for whatever the command waits for: its tasks inherit it
         result: Any = root.invoke(context)
     if not isinstance(result, Awaitable):
         return None

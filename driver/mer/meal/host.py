@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from mer.core.errors import MerError, UsageError
+from mer.core.errors import ConfigurationError, MerError, UsageError
 from mer.meal.findings import Finding, Found
 from mer.meal.memory import WorkerMemory
 
@@ -143,6 +143,17 @@ class HostKey:
     """The key itself, as a line of known_hosts has it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Freed:
+    """What was removed, or would be, of what a host was pushed; `size` is in bytes of blobs."""
+
+    blobs: int
+    size: int
+    trees: int
+    parts: int
+    """Beginnings of blobs that nobody goes on with."""
+
+
 class Host(ABC):
     """A place that runs workers."""
 
@@ -213,6 +224,20 @@ class Host(ABC):
         """
         del session, deadline
         return plan.fields()
+
+    async def collect(
+        self, packages: Sequence[str], blobs: Sequence[str], *, grace_seconds: float, plan: bool
+    ) -> Freed:
+        """Remove what was pushed there, but for these packages and blobs, what workers use and what is younger than the grace.
+
+        With `plan` it is only counted.
+
+        Raises:
+            ServerUnreachable: it cannot be asked.
+            ConfigurationError: nothing is pushed to it.
+        """
+        del packages, blobs, grace_seconds, plan
+        raise ConfigurationError(f"nothing is pushed to {self.name}", hint="`mer store gc` frees room on this machine.")
 
     async def aclose(self) -> None:  # noqa: B027 - a host that holds nothing has nothing to free
         """Free what the host holds; its workers have ended before."""

@@ -42,6 +42,7 @@ class Push:
     def __init__(self, host: str, blobs: list[Blob], partial: Mapping[str, int]) -> None:
         """Push these blobs; of some of them so many bytes are there."""
         self._host = host
+        self._what = f"pushing content to {host}"
         self._waiting = deque(sorted(blobs, key=lambda blob: -blob.size))  # so that no large one is left for the end
         self._partial = partial
         self._total = sum(blob.size for blob in blobs)
@@ -76,6 +77,8 @@ class Push:
                 f"{self._host} took nothing of what was pushed for {STALL_SECONDS:g} s, "
                 f"after {self._done >> 20} of {self._total >> 20} MiB"
             ) from None
+        finally:
+            report(self._what, 0, 0)
 
     async def _sessions(self, session: Session) -> int:
         """Return over how many sessions to push."""
@@ -113,7 +116,7 @@ class Push:
         self._done += count
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
-        report(f"pushing content to {self._host}", self._done, self._total)
+        report(self._what, self._done, self._total)
 
 
 @contextlib.asynccontextmanager

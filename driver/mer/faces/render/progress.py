@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from mer.core.errors import Interrupted
-from mer.faces.render.console import Console
+from mer.faces.render.console import Console, OutputClosed
 
 PAUSE_SECONDS = 0.1
 """Between two pictures of the line: faster than that nobody reads, and a slow SSH line would hold the work up."""
 
 BAR_CELLS = 24
+
+WAIT_SECONDS = 1.0
+"""What is over sooner is not shown: a line that flashes says nothing."""
+
+_MIB = 1 << 20
 
 
 class Progress:
@@ -48,11 +55,7 @@ class Progress:
         if not self.shown or now - self._last < PAUSE_SECONDS:
             return
         self._last, self._drawn = now, True
-        bar = ""
-        if self.total:
-            filled = min(BAR_CELLS, BAR_CELLS * count // self.total)
-            bar = f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {min(100, 100 * count // self.total)} % "
-        self._console.progress(f"{bar}{self._done} {count} {self._unit}")
+        self._console.progress(f"{_bar(count, self.total)}{self._done} {count} {self._unit}")
 
     def stop(self) -> None:
         """Let the next call raise: a thread that works cannot be cancelled in any other way."""
@@ -91,3 +94,39 @@ class Phases:
             self._phase, self._line = phase, Progress(self._console, phase, self._unit)
         self._line.total = total
         self._line(done)
+
+
+class Waiting:
+    """Progress of what a command has to wait for without having asked for it (mer.core.progress): one line for all of it."""
+
+    def __init__(self, console: Console, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._monotonic = monotonic
+        self._begun: dict[str, float] = {}
+        self._last = 0.0
+        self._drawn = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that so many of so many bytes are done, once it has taken WAIT_SECONDS; none of none: it is over."""
+        if not self._console.error_terminal or self._console.json:
+            return
+        now = self._monotonic()
+        if not total:
+            self._begun.pop(what, None)
+            if self._drawn == what:
+                self._drawn = ""
+                self._draw("")
+        elif now - self._begun.setdefault(what, now) >= WAIT_SECONDS and now - self._last >= PAUSE_SECONDS:
+            self._last, self._drawn = now, what
+            self._draw(f"{_bar(done, total)}{what} {done // _MIB}/{-(-total // _MIB)} MiB")
+
+    def _draw(self, line: str) -> None:
+        with contextlib.suppress(OutputClosed):  # nobody looks any more: the work goes on
+            self._console.progress(line)
+
+
+def _bar(count: int, total: int) -> str:
+    if not total:
+        return ""
+    filled = min(BAR_CELLS, BAR_CELLS * count // total)
+    return f"{'█' * filled}{'░' * (BAR_CELLS - filled)} {min(100, 100 * count // total)} % "

@@ -15,7 +15,7 @@ import asyncssh
 from mer.core.errors import MerError, ServerUnreachable
 from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
 from mer.meal.findings import Found
-from mer.meal.host import AddressValue, Host, HostKey, Launch, Probe, Stream
+from mer.meal.host import AddressValue, Freed, Host, HostKey, Launch, Probe, Stream
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
@@ -36,6 +36,9 @@ START_SECONDS = 30.0
 
 SWEEP_SECONDS = 10.0
 """What sweeping up after a worker may take; a host that cannot be reached any more is swept when it is reached again."""
+
+GC_SECONDS = 300.0
+"""What a host gets to look at all that it keeps, and to remove it: a million files on a slow disk."""
 
 MAX_ANSWER = 64 << 20
 """Bytes of a far task's answer."""
@@ -133,6 +136,17 @@ class SshHost(Host):
     async def stage(self, session: Session, plan: WorkerPlan, *, deadline: float) -> dict[str, Any]:
         """Push there what the version needs and the host lacks (mer.meal.staging)."""
         return await stage(self, session, plan, deadline=deadline)
+
+    async def collect(
+        self, packages: Sequence[str], blobs: Sequence[str], *, grace_seconds: float, plan: bool
+    ) -> Freed:
+        """Have the host free what nobody needs there (mer_worker.collecting)."""
+        kept = {"packages": list(packages), "blobs": list(blobs)}
+        found = await self.ask("gc", {**kept, "grace_seconds": int(grace_seconds), "plan": plan}, seconds=GC_SECONDS)
+        try:
+            return Freed(**{name: int(found[name]) for name in ("blobs", "size", "trees", "parts")})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerUnreachable(f"{self.name} did not say what it freed") from error
 
     async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
         """Have a task of mer_worker.far done there, and return its answer.
