@@ -75,7 +75,8 @@ async def test_a_passphrase_is_asked_for_until_it_fits_and_once_a_process(server
     target = with_key(server, locked(server, tmp_path, public=public), secrets=secrets)
     assert await enters(target)
     assert await enters(target)
-    assert questions == [f"Passphrase for {tmp_path}/locked: "] * 2
+    asked_for = f"Passphrase for {tmp_path}/locked: "
+    assert questions == [asked_for, f"That does not open it. {asked_for}"]
 
 
 @pytest.mark.parametrize("public", [True, False])

@@ -57,9 +57,11 @@ class Secrets:
         async with self._asking:  # one question at a time
             if (known := self._remembered.get(key_file)) is not None:
                 return known
+            question = f"Passphrase for {key_file}: "
             for _ in range(tries if self.ask is not None else 0):
                 assert self.ask is not None
-                answer = await self.ask(f"Passphrase for {key_file}: ")
+                answer = await self.ask(question)
+                question = f"That does not open it. Passphrase for {key_file}: "
                 if not answer:
                     return None
                 if await asyncio.to_thread(fits, answer):

@@ -14,7 +14,7 @@ from mer.faces.render.table import Column
 COLUMNS = (
     Column("step", whole=True),
     Column("result", whole=True),
-    Column("took", right=True, whole=True),
+    Column("took", right=True, whole=True, spare=True),
     Column("detail"),
 )
 
@@ -39,7 +39,7 @@ def show_steps(face: Face, steps: Sequence[Step]) -> None:
         console.document({"ok": failed is None, "steps": steps})
     else:
         console.table(COLUMNS, [(step.name, "ok" if step.ok else "failed", _took(step), step.detail) for step in steps])
-        _hint(face, failed)
+        _explain(face, failed)
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
 
@@ -74,8 +74,13 @@ def _failed(steps: Sequence[Step]) -> Step | None:
     return next((step for step in steps if not step.ok), None)
 
 
-def _hint(face: Face, failed: Step | None) -> None:
-    if failed is not None and failed.hint:
+def _explain(face: Face, failed: Step | None) -> None:
+    """Tell the whole of what a table may have cut, and what to do about it."""
+    if failed is None:
+        return
+    if face.console.terminal:
+        face.console.note(f"{face.console.error_styled('failed:', Style.RED)} {failed.name}: {failed.detail}")
+    if failed.hint:
         face.console.note(f"{face.console.error_styled('hint:', Style.CYAN)} {failed.hint}")
 
 
