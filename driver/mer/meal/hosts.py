@@ -11,6 +11,9 @@ from mer.core.errors import ConfigurationError
 from mer.core.records import Server, ServerKind
 from mer.meal.host import Host
 
+MAX_HANDSHAKES = 8
+"""At once, to whichever servers: a stock sshd begins to drop connections when 10 are waiting to be let in."""
+
 Maker = Callable[[Server], Host]
 """Makes the host of a server of its kind; connects to nothing yet."""
 

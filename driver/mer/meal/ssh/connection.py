@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import asyncssh
 
 from mer.core.errors import Busy, MerError, ServerUnreachable
+from mer.meal.hosts import MAX_HANDSHAKES
 from mer.meal.ssh.address import Target
 from mer.meal.ssh.knock import Told
 from mer.meal.ssh.reaching import Dropped, reach
@@ -19,9 +20,6 @@ MAX_CHANNELS = 8
 """Of workers at once: a stock sshd allows 10 sessions a connection, and two are left for tasks that end or look at them."""
 
 MAX_TASKS = 2
-
-MAX_HANDSHAKES = 8
-"""At once, to whichever servers: a stock sshd begins to drop connections when 10 are waiting to be let in."""
 
 CLOSE_SECONDS = 20.0
 """What the server gets to agree to the end of a connection."""
