@@ -48,14 +48,14 @@ async def all_of(lender: Lender, lines: list[str], stdins: list[bytes] | None = 
 async def test_no_hostile_line_runs_or_changes_anything_and_each_is_on_record(lender: Lender) -> None:
     canary = lender.installed.folder / "canary"
     lines = hostile(canary, lender.installed.folder)[:MOST_LINES]
-    registry = lender.installed.mer("registry", "export", "-").stdout
+    registry = lender.installed.mer("registry", "export").stdout
     before = lender.records()
     answers = await all_of(lender, lines)
     told = dict(zip(lines, answers, strict=True))
     assert {line: answer.out for line, answer in told.items() if answer.out} == {}
     assert {line: answer.code for line, answer in told.items() if answer.code not in (2, 66, 77)} == {}
     assert not canary.exists()
-    assert lender.installed.mer("registry", "export", "-").stdout == registry
+    assert lender.installed.mer("registry", "export").stdout == registry
     after = lender.records()[len(before) :]
     assert {(record["kind"], record["actor"]["user"]) for record in after} == {("refused", "alice")}
     assert len(after) == len(lines)
