@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `mer --help` must cost next to nothing: what opens a database is imported when one is opened
+    import asyncio
+
     from mer.api import Mer
     from mer.core.actor import Actor, Guest, Via
     from mer.core.records import Server
@@ -72,6 +74,7 @@ async def compose(
 
 @contextlib.asynccontextmanager
 async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest | None) -> AsyncIterator[Mer]:
+    import asyncio
     import datetime as dt
     import time
     import uuid
@@ -95,7 +98,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.execution.streaming import Streaming
     from mer.execution.workplaces import Workplaces
     from mer.faces.render.files import require_writable, write_trace
-    from mer.meal.hosts import Hosts
+    from mer.meal.hosts import MAX_HANDSHAKES, Hosts
     from mer.meal.local import LocalHost
     from mer.meal.pool import Pool
     from mer.meal.secrets import Secrets
@@ -123,8 +126,12 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
         memory_bytes=settings.shared_memory << 20,
     )
     secrets = Secrets(os.environ, own={each.variable for each in SETTINGS if each.kind is Kind.SECRET})
+    handshakes = asyncio.Semaphore(MAX_HANDSHAKES)
     hosts = Hosts(
-        {ServerKind.LOCAL: lambda _: local, ServerKind.SSH: lambda server: _ssh_host(server, settings, secrets)}
+        {
+            ServerKind.LOCAL: lambda _: local,
+            ServerKind.SSH: lambda server: _ssh_host(server, settings, secrets, handshakes),
+        }
     )
     holder = {"driver": uuid.uuid4().hex, "actor": actor.user, "host": actor.host, "pid": actor.pid}
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds, holder=holder)
@@ -199,7 +206,7 @@ def _configured_hosts(settings: Settings) -> list[str]:
     return ConfigFiles.of(settings.ssh_config, home=Path.home()).hosts()
 
 
-def _ssh_host(server: Server, settings: Settings, secrets: Secrets) -> Host:
+def _ssh_host(server: Server, settings: Settings, secrets: Secrets, handshakes: asyncio.Semaphore) -> Host:
     from mer.meal.ssh.address import Operator, Target
     from mer.meal.ssh.connection import Connection  # asyncssh takes 145 ms: only who leaves this machine waits for it
     from mer.meal.ssh.host import SshHost
@@ -224,11 +231,12 @@ def _ssh_host(server: Server, settings: Settings, secrets: Secrets) -> Host:
         password_from=known.get("password_from"),
         operator=operator,
     )
+    connection = Connection(target, handshakes)
     if known.get("via") is not None:
         from mer.meal.ssh.lent import LentHost
 
-        return LentHost(server.name, Connection(target))
-    return SshHost(server.name, Connection(target), python=known.get("python"))
+        return LentHost(server.name, connection)
+    return SshHost(server.name, connection, python=known.get("python"))
 
 
 if __name__ == "__main__":
