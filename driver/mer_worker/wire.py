@@ -290,7 +290,6 @@ class Decoder:
     """
 
     __slots__ = (
-        "_bodies",
         "_body",
         "_buffer",
         "_end",
@@ -317,7 +316,6 @@ class Decoder:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._pending: Frame | None = None
-        self._bodies = bodies.Bodies()
         self._body = memoryview(b"")
         self._filled = 0
         self._left = 0
@@ -458,7 +456,7 @@ class Decoder:
         """Give a frame its body as far as it is in the buffer, from `start` on; False when more bytes are needed."""
         there = min(size, self._end - start)
         try:
-            whole.body = self._body = self._bodies.take(size)
+            whole.body = self._body = bodies.aligned(size)
             self._body[:there] = self._view[start : start + there]
         except MemoryError:
             whole.dropped = size

@@ -121,14 +121,14 @@ async def test_an_answer_for_which_the_driver_has_none_fails_alone(tmp_path: Pat
 
 @pytest.mark.parametrize("piece", [1000, 65_536, 300_000])
 def test_a_body_without_memory_is_skipped_however_it_is_cut(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = bodies.Bodies.take
+    aligned = bodies.aligned
 
-    def short(self: bodies.Bodies, size: int) -> memoryview:
+    def short(size: int) -> memoryview:
         if size > 200_000:
             raise MemoryError
-        return take(self, size)
+        return aligned(size)
 
-    monkeypatch.setattr(bodies.Bodies, "take", short)
+    monkeypatch.setattr(bodies, "aligned", short)
     frames = b"".join(
         b"".join(map(bytes, encode({"x": bytes(size)}).message(Kind.RESULT, number)))
         for number, size in enumerate((10, 250_000, 150_000, 1 << 20, 20), 1)
@@ -143,19 +143,3 @@ def test_a_body_without_memory_is_skipped_however_it_is_cut(piece: int, monkeypa
         (5, False),
     ]
     assert decoder.between_frames
-
-
-def test_a_place_for_a_body_is_taken_again_once_nobody_looks_at_it() -> None:
-    held = bodies.Bodies()
-    first = held.take(1 << 20)
-    first[:5] = b"first"
-    part = first[2:5]
-    second = held.take(300_000)
-    second[:1] = b"x"
-    del first
-    assert bytes(held.take(200_000)[:1]) != b"f", "somebody looks at a part of it still"
-    assert bytes(part) == b"rst"
-    del part
-    views = [held.take(200_000) for _ in range(10)]
-    assert sum(bytes(view[:5]) == b"first" for view in views) == 1
-    assert len({id(view.obj) for view in views}) == 10
