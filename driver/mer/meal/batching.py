@@ -81,7 +81,7 @@ class Gathering(Shortcut):
         return self._enqueue(inputs, deadline, on_log) if self._is_open and encoded is None else None
 
     def read_from(self, descriptor: int, ended: Callable[[], None]) -> None:
-        """Read what has come: the answers of a batch come in one piece, as a rule."""
+        """Read what has come."""
         if not self.whole:
             self._fill(descriptor, ended)
             return
@@ -89,9 +89,13 @@ class Gathering(Shortcut):
             data = os.read(descriptor, RECEIVE_BYTES)
         except BlockingIOError:
             return
-        if not data:
+        if data:
+            self.received(data)
+        else:
             ended()
-            return
+
+    def received(self, data: bytes) -> None:
+        """Take what has come: the answers of a batch come in one piece, as a rule."""
         opened, waiting, at, end = self._incoming.opened, self._calls.waiting, 0, len(data)
         while end - at >= HEADER_BYTES:
             lengths = HEADER.unpack_from(data, at)

@@ -48,6 +48,14 @@ class Reader(Receiver, Protocol):
         """Read once what has come, without blocking; say `ended` at the end."""
 
 
+@runtime_checkable
+class BytesReceiver(Receiver, Protocol):
+    """A receiver that takes bytes as a stream has them, which may save it a copy: of a small frame, say."""
+
+    def received(self, data: bytes) -> None:
+        """Take what has come."""
+
+
 class Stream(Protocol):
     """Bytes to and from one worker: pipes, an SSH channel, a container's stdin."""
 

@@ -103,6 +103,19 @@ class Session:
         self.shortcut = self._frames.shortcut = shortcut
         self.read_from = shortcut.read_from
 
+    def received(self, data: bytes) -> None:
+        """Take what has come (host.BytesReceiver); the middle of a large body is copied to where it stays."""
+        if self.shortcut.whole:
+            self.shortcut.received(data)
+            return
+        view = memoryview(data)
+        while view:
+            room = self.get_buffer()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.buffer_updated(count)
+            view = view[count:]
+
     @classmethod
     async def start(
         cls, stream: Stream, *, arrays: str = "numpy", on_log: LogCallback | None = None, seconds: float = HELLO_SECONDS

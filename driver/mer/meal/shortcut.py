@@ -135,6 +135,13 @@ class Shortcut:
             data = read(descriptor, RECEIVE_BYTES)
         except BlockingIOError:
             return
+        if data:
+            self.received(data)
+        else:
+            ended()
+
+    def received(self, data: bytes) -> None:
+        """Take what has come; `whole` says that it begins a frame."""
         form = self._forms.get(data[:8])
         if form is not None:
             whole, rest, name, dtype, shape, array, layout = form
@@ -157,7 +164,7 @@ class Shortcut:
                     if calls.settling is not None:
                         calls.settle()
                     return
-        elif data:
+        else:
             found = self._incoming.rarer(data)
             if found is not None:
                 request = found[0]
@@ -167,7 +174,4 @@ class Shortcut:
                     if not call.future.done():
                         call.future.set_result(found)
                     return
-        else:
-            ended()
-            return
         self._general(data)
