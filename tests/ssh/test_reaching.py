@@ -140,8 +140,10 @@ async def test_a_revoked_key_is_refused(server, tmp_path):
     known = tmp_path / "users"
     known.write_text(f"{server.known_hosts_line}@revoked * {server.host_key.read_text()}")
     operator = sshd.operator(server, more=f"UserKnownHostsFile {known}")
-    with pytest.raises(HostKeyRefused, match="revoked"):
-        await reach(sshd.target_of(server, operator=operator))
+    target = sshd.target_of(server, operator=operator)
+    with pytest.raises(HostKeyRefused, match=f"was revoked in {known}:2"):
+        await reach(target)
+    assert (await shown_key(target))[2].verdict == "revoked"
 
 
 async def test_the_key_is_looked_up_under_its_alias(server, tmp_path):

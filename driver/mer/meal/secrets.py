@@ -55,7 +55,8 @@ class Secrets:
             Interrupted: by whoever was asked.
         """
         async with self._asking:  # one question at a time
-            if (known := self._remembered.get(key_file)) is not None:
+            if (known := self._remembered.pop(key_file, None)) is not None and await asyncio.to_thread(fits, known):
+                self._remembered[key_file] = known
                 return known
             question = f"Passphrase for {key_file}: "
             for _ in range(tries if self.ask is not None else 0):

@@ -110,7 +110,11 @@ class Identities:
         if answer is None:
             self.locked.append(file)
             return []
-        return await asyncio.to_thread(self._load, file, answer)
+        try:
+            return await asyncio.to_thread(self._load, file, answer)
+        except (OSError, ValueError) as error:  # it was replaced meanwhile
+            self.unusable.append(f"{file} ({error})")
+            return []
 
     def _load(self, file: str, passphrase: str | None) -> list[SSHKeyPair]:
         return list(asyncssh.load_keypairs(file, passphrase, self._certificates()))

@@ -183,15 +183,20 @@ async def _resolved(target: Target, address: Address, told: Told) -> None:
 async def _handshake(
     target: Target, address: Address, knock: Knock, given: dict[str, Any]
 ) -> asyncssh.SSHClientConnection:
-    known: Known = knock.known
+    known = knock.known
+    # of a certificate asyncssh shows us the authority only, and looks itself whether its key was revoked
+    revoked = [line.key for line in known.revoked] if known.authorities and not knock.only_key else []
     options: dict[str, Any] = {
         "config": [str(path) for path in address.files] or None,
         "tunnel": None,  # ours, or none: never one of asyncssh's own making
         "proxy_command": None,
         "client_factory": lambda: knock,
-        "known_hosts": lambda _host, _addr, _port: ([], [], [line.key for line in known.revoked]),
+        "known_hosts": lambda _host, _addr, _port: ([], [], revoked),
+        "canonicalize_hostname": False,  # the key is looked up under the name that was worked out
         "x509_trusted_certs": None,
         "client_keys": None,  # they are asked for when it comes to them
+        "gss_kex": False,  # it would do without a host key
+        "gss_auth": bool(address.options.get("GSSAPIAuthentication")),
         "agent_forwarding": False,
         "command": None,
         "connect_timeout": None,
