@@ -20,9 +20,12 @@ OPTIONAL = {"numpy", "ml_dtypes", "torch"}
 @pytest.mark.parametrize("source", SOURCES, ids=[str(path.relative_to(FOLDER)) for path in SOURCES])
 def test_a_module_is_python_3_9(source):
     tree = ast.parse(source.read_text(), feature_version=(3, 9))
-    assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body) or not any(
-        isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in tree.body
-    ), "annotations are not to be evaluated"
+    deferred = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    assert deferred or not any(map(_is_annotated, ast.walk(tree))), "annotations are not to be evaluated"
+
+
+def _is_annotated(node: ast.AST) -> bool:
+    return isinstance(node, ast.AnnAssign) or any(getattr(node, name, None) for name in ("returns", "annotation"))
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=[str(path.relative_to(FOLDER)) for path in SOURCES])
