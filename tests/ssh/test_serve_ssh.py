@@ -116,16 +116,7 @@ async def test_pings_answer_without_telling_how_the_machine_is_arranged(lender: 
 
 
 async def test_a_model_that_is_not_lent_is_answered_like_one_that_does_not_exist(lender: Lender) -> None:
-    lines = (
-        "run {} x",
-        "run {}",
-        "run {}:1 x",
-        "model show {}",
-        "model ping {}",
-        "ping {}",
-        "run {} --json",
-        "run {}@prod a",
-    )
+    lines = ("run {} x", "run {}", "run {}@prod --json", "model show {}", "ping {}")
     async with lender.connected("alice") as connection:
         limited = asyncio.Semaphore(6)
 

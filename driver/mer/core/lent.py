@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mer.core.records import Digest, Version
 from mer.core.specs import VersionSpec
 
 RUNNER = "lent"
@@ -13,10 +14,15 @@ RUNNER = "lent"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def digests(spec: VersionSpec) -> tuple[str, str | None]:
+def digests(spec: VersionSpec) -> tuple[Digest, Digest | None]:
     """Return the digests of package and weights of such a version, whose spec has no fault."""
     weights = spec.options.get("weights")
-    return str(spec.options["package"]), None if weights is None else str(weights)
+    return Digest(str(spec.options["package"])), None if weights is None else Digest(str(weights))
+
+
+def known_by(version: Version) -> tuple[Digest | None, Digest | None]:
+    """Return the digests of package and weights by which any version is known: a record says what ran, whoever has it."""
+    return digests(version.spec) if version.spec.runner == RUNNER else (version.package, version.weights)
 
 
 def lent_faults(spec: VersionSpec) -> Iterator[str]:

@@ -20,6 +20,7 @@ from mer.core.errors import (
     WorkerLost,
 )
 from mer.core.identifiers import uuid7
+from mer.core.lent import known_by
 from mer.core.records import InvocationId, Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
@@ -300,7 +301,8 @@ class Executor:
             if lane is not None:
                 queued = asked + timings.queue_us
                 lane.add("queue", asked, queued)
-                lane.add("worker", queued, lane.now())  # what it started with stands within it, whatever held us up since
+                # what it started with stands within it, whatever held us up since
+                lane.add("worker", queued, lane.now())
             yield given
 
     async def _perform(
@@ -337,12 +339,13 @@ class Executor:
 
 
 def _subject(reference: str, resolved: Resolved, candidate: Candidate) -> Subject:
+    package, weights = known_by(candidate.version)
     return Subject(
         reference=reference,
         model=resolved.model.name,
         version=candidate.version.number,
-        package=candidate.version.package,
-        weights=candidate.version.weights,
+        package=package,
+        weights=weights,
         server=candidate.server.name,
         address=candidate.server.parameters.get("address"),
     )

@@ -48,10 +48,18 @@ MOST_CANCELLED_AHEAD = 1024
 """Requests that are cancelled before they come: beyond it a guest says nonsense."""
 
 
+SILENCE_SECONDS = 150.0
+"""After which a guest's MER, which pings every 15 s or so once it has begun, is taken to be gone: a network that went
+silent tells sshd nothing for hours."""
+
+
 class Conversation:
     """One guest's MER, from its hello to its end."""
 
-    def __init__(self, mer: Mer, guest: Guest, output: Output) -> None:
+    def __init__(self, mer: Mer, guest: Guest, output: Output, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self._silence_seconds = silence_seconds
+        self._heard = 0.0
+        self._watching: asyncio.TimerHandle | None = None
         self._mer = mer
         self._guest = guest
         self._output = output
@@ -83,6 +91,7 @@ class Conversation:
         """Take frames, or learn that what came is none."""
         if self.over.done():
             return
+        self._heard = self._loop.time()
         try:
             if isinstance(came, WireError):
                 raise came
@@ -98,6 +107,8 @@ class Conversation:
     async def aclose(self) -> None:
         """Cancel what still runs, and wait until its end is on record."""
         self._end()
+        if self._watching is not None:
+            self._watching.cancel()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -127,7 +138,9 @@ class Conversation:
             case Kind.CANCEL:
                 self._cancel(request)
             case Kind.PING:
-                self._output.say(frame(Kind.PONG, self._pulse(), request=request))
+                self._output.murmur(frame(Kind.PONG, self._pulse(), request=request))
+                if self._watching is None:
+                    self._watch()
             case Kind.SHUTDOWN:
                 self._end()
             case Kind.ERROR if not request:
@@ -137,6 +150,14 @@ class Conversation:
             case _:
                 failure = Failure("protocol", "unknown-kind", f"frames of kind {received.kind} are not taken here")
                 self._output.say(error_frame(failure, request))
+
+    def _watch(self) -> None:
+        """End the conversation once nothing was heard for too long."""
+        left = self._heard + self._silence_seconds - self._loop.time()
+        if left > 0:
+            self._watching = self._loop.call_later(left, self._watch)
+        else:
+            self._end()
 
     # --- loading
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mer.core.errors import ConfigurationError, MerError, NotAllowed, ProtocolMismatch, ServerUnreachable
 from mer.core.lent import RUNNER, digests
 from mer.meal.findings import Finding, Found
-from mer.meal.host import Launch, Probe, Stream
+from mer.meal.host import Freed, Launch, Probe, Stream
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.examining import PINGS, WORKER_SECONDS, Examination
@@ -120,6 +121,13 @@ class LentHost(SshHost):
         if package is None:
             raise ConfigurationError(f"{plan.key} has no package by which {self.name} could know it")
         return {"package": package, "weights": weights}
+
+    async def collect(
+        self, packages: Sequence[str], blobs: Sequence[str], *, grace_seconds: float, plan: bool
+    ) -> Freed:
+        """Refuse: what a lender keeps is his own. Raises: ConfigurationError."""
+        del packages, blobs, grace_seconds, plan
+        raise ConfigurationError(f"nothing is pushed to {self.name}, which lends what it has")
 
     async def _greeted(self, session: ChannelSession) -> bytes:
         """Wait for the preamble, and return all that was said."""

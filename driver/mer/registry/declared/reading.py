@@ -12,6 +12,7 @@ from mer.core.carton.document import Fault, Table
 from mer.core.carton.reading import read_spec
 from mer.core.carton.rules import COMMAND, SPEC_VERSION, spec_faults
 from mer.core.errors import MerError, RegistryFileInvalid
+from mer.core.lent import RUNNER as LENT
 from mer.core.manifest import is_digest
 from mer.core.records import LOCAL, Digest, ServerKind
 from mer.core.references import DEFAULT_ALIAS, MAX_VERSION, Reference, check_name, parse_reference
@@ -200,7 +201,7 @@ def _spec(row: Table) -> VersionSpec | None:
     if "package" in row.values:
         _note_all(row, "carton", spec_faults(spec))
         return spec
-    if spec.command is None:
+    if spec.command is None and spec.runner != LENT:
         row.fault("carton", "has no mer.command, and there is no package: a version is made from one of them")
         return None
     return _standing_alone(row, "carton", spec)
@@ -217,13 +218,12 @@ def _carton(table: Table) -> VersionSpec:
 
 
 def _standing_alone(row: Table, key: str, spec: VersionSpec) -> VersionSpec:
-    """Check the spec of a command that the host has: where it stands must not depend on any folder."""
-    assert spec.command is not None
+    """Check the spec of a command that the host has: where it stands must not depend on any folder; or of a lent version."""
     told = spec_faults(spec)
     _note_all(row, key, told)
-    if told:
-        return spec
     command = spec.command
+    if told or command is None:
+        return spec
     _checked(row, key, check_command, command)
     for what, path in (("the program", command.argv[0]), ("the directory", command.directory)):
         if path is not None and not path.startswith("/"):
