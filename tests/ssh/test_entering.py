@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 
 from mer.core.errors import AuthenticationFailed, ConfigurationError, Interrupted
 from mer.meal.secrets import Secrets
+from mer.meal.ssh import knock
 from mer.meal.ssh.address import Operator, Target
+from mer.meal.ssh.knock import Step
 from mer.meal.ssh.reaching import reach
 from tests.support import sshd
 
@@ -100,6 +103,19 @@ async def test_a_key_that_is_not_needed_is_not_asked_for(server, tmp_path):
     target = with_key(server, locked(server, tmp_path), secrets=secrets, more=f"IdentityFile {server.key}")
     assert await enters(target)
     assert questions == []
+
+
+async def test_no_deadline_runs_while_somebody_is_asked(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(knock.SECONDS, Step.AUTHENTICATE, 2.0)
+    secrets = Secrets({})
+
+    async def ask(question: str) -> str:
+        del question
+        await asyncio.sleep(2.5)
+        return PASSPHRASE
+
+    secrets.ask = ask
+    assert await enters(with_key(server, locked(server, tmp_path), secrets=secrets))
 
 
 async def test_whoever_interrupts_the_question_is_obeyed(server, tmp_path):

@@ -326,6 +326,11 @@ async def test_by_a_proxy_command_that_talks(server, tmp_path):
     await none_left(str(tmp_path))
 
 
+async def test_asyncssh_jumps_nowhere_by_itself(server, tmp_path):
+    more = f"ProxyCommand {relay(tmp_path)}\nProxyJump no-such-host.invalid"
+    assert await answers(sshd.target_of(server, operator=sshd.operator(server, more=more))) == "here"
+
+
 async def test_by_ssh_itself(server):
     known = server.folder / "known_hosts.of_ssh"
     known.write_text(server.known_hosts_line)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import asyncssh
@@ -23,7 +24,11 @@ AGENT_SECONDS = 10.0
 class Identities:
     """The keys for one attempt."""
 
-    def __init__(self, address: Address, secrets: Secrets) -> None:
+    def __init__(
+        self, address: Address, secrets: Secrets, *, patience: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Offer the keys of `address`; `patience` is entered while somebody is asked for a passphrase."""
+        self._patience = patience
         self._address = address
         self._secrets = secrets
         self._agent: asyncssh.SSHAgentClient | None = None
@@ -93,7 +98,8 @@ class Identities:
         loop = asyncio.get_running_loop()
 
         async def asked(name: str) -> str:
-            found = await self._secrets.passphrase(name, lambda answer: self._fits(name, answer))
+            with self._patience():
+                found = await self._secrets.passphrase(name, lambda answer: self._fits(name, answer))
             if found is None:
                 self.locked.append(name)
             return found or ""
@@ -106,7 +112,8 @@ class Identities:
         return []
 
     async def _unlocked(self, file: str) -> list[SSHKeyPair]:
-        answer = await self._secrets.passphrase(file, lambda given: self._fits(file, given))
+        with self._patience():
+            answer = await self._secrets.passphrase(file, lambda given: self._fits(file, given))
         if answer is None:
             self.locked.append(file)
             return []

@@ -7,7 +7,8 @@ stands under the machine's address, where ssh asks for its name.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -59,7 +60,7 @@ class Knock(asyncssh.SSHClient):
         self.by: tuple[KnownKey, ...] = ()
         self.error: MerError | None = None
         """What went wrong in a question of asyncssh, which has no way to tell."""
-        self.identities = Identities(address, secrets)
+        self.identities = Identities(address, secrets, patience=self._patience)
         self.closed: Callable[[], None] = lambda: None
         self.methods = ""
         """By which the server would let somebody in, as far as it was asked."""
@@ -137,8 +138,7 @@ class Knock(asyncssh.SSHClient):
         self.how = "by a key"
         self._note_methods()
         try:
-            with _Patience(self):
-                return await self.identities.more() or None
+            return await self.identities.more() or None
         except MerError as error:
             self.error = error
             return None
@@ -169,7 +169,8 @@ class Knock(asyncssh.SSHClient):
             return None
         self._password_given, self.how = True, how
         try:
-            return await self._secrets.password(reference)
+            with self._patience():  # a keyring may ask its owner
+                return await self._secrets.password(reference)
         except MerError as error:
             self.error = error
             return None
@@ -184,26 +185,21 @@ class Knock(asyncssh.SSHClient):
             if then is not step:
                 self._told(then, None)
         self.step = then
-        self.more_time()
+        self._more_time()
 
-    def more_time(self) -> None:
-        """Give the step that is on its whole time."""
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """While a person is asked, no step's time runs out."""
+        if self.timer is not None:
+            self.timer.reschedule(None)
+        try:
+            yield
+        finally:
+            self._more_time()
+
+    def _more_time(self) -> None:
         if self.timer is not None:
             self.timer.reschedule(asyncio.get_running_loop().time() + SECONDS[self.step])
-
-
-class _Patience:
-    """While a person is asked, no step's time runs out."""
-
-    def __init__(self, knock: Knock) -> None:
-        self._knock = knock
-
-    def __enter__(self) -> None:
-        if self._knock.timer is not None:
-            self._knock.timer.reschedule(None)
-
-    def __exit__(self, *exc: object) -> None:
-        self._knock.more_time()
 
 
 def described(key: asyncssh.SSHKey) -> str:
