@@ -64,8 +64,38 @@ class Pulse:
         return pack(Kind.PONG, dump(fields), request=ping.request)
 
 
-class Listener:
-    """The thread."""
+class Hearing:
+    """A thread that hears the driver beside the main thread, and ends the worker when the driver is gone."""
+
+    name = ""
+
+    def __init__(self, answers: Channel, ending: Ending) -> None:
+        self._answers = answers
+        self._ending = ending
+
+    def start(self) -> None:
+        """Begin to listen."""
+        threading.Thread(target=self._run, name=self.name, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Go on until the driver is gone. Raises: WireError, OSError."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except WireError as error:
+            self._answers.send(error_frame(Failure("protocol", "bad-frame", str(error)), 0))
+        except OSError:
+            pass
+        finally:
+            self._ending.now()
+
+
+class Listener(Hearing):
+    """The thread on a channel of its own."""
+
+    name = "mer-listener"
 
     def __init__(
         self,
@@ -78,27 +108,12 @@ class Listener:
         tidy: Optional[Callable[[], None]] = None,
     ) -> None:
         """Listen on `descriptor`; `tidy` is called every few seconds, whatever the main thread does."""
+        super().__init__(answers, ending)
         self._descriptor = descriptor
         self._decoder = Decoder(preamble=False)
-        self._answers = answers
         self._interrupts = interrupts
         self._pulse = pulse
-        self._ending = ending
         self._tidy = tidy
-
-    def start(self) -> None:
-        """Begin to listen."""
-        threading.Thread(target=self._run, name="mer-listener", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._listen()
-        except WireError as error:
-            self._answers.send(error_frame(Failure("protocol", "bad-frame", str(error)), 0))
-        except OSError:
-            pass
-        finally:
-            self._ending.now()
 
     def _listen(self) -> None:
         poll, parent, tidied = select.poll(), os.getppid(), time.monotonic()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 
+from mer_worker.control import Hearing
 from mer_worker.failures import Failure, error_frame
 from mer_worker.wire import Frame, Kind, WireError
 
@@ -44,8 +44,10 @@ _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
 _PUSHED = frozenset({Kind.HAVE, Kind.PUT})
 
 
-class Patrol:
-    """The thread."""
+class Patrol(Hearing):
+    """The thread over the one stream."""
+
+    name = "mer-patrol"
 
     def __init__(
         self,
@@ -64,34 +66,18 @@ class Patrol:
 
         After `silence` seconds a driver that says nothing is taken for gone; 0: only the end of its stream tells that.
         """
+        super().__init__(answers, ending)
         self._source = source
         self._decoder = decoder
         self._backlog = backlog
-        self._answers = answers
         self._interrupts = interrupts
         self._pulse = pulse
-        self._ending = ending
         self._cache = cache
         self._silence = silence
         self._heard = time.monotonic()
         self._told_to_end = False
 
-    def start(self) -> None:
-        """Begin."""
-        threading.Thread(target=self._run, name="mer-patrol", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._walk()
-        except WireError as error:
-            self._answers.send(error_frame(Failure("protocol", "bad-frame", str(error)), 0))
-        except OSError:
-            pass
-        finally:
-            self._ending.now()
-
-    def _walk(self) -> None:
-        """Go on until the driver is gone."""
+    def _listen(self) -> None:
         source, poll, parent = self._source, select.poll(), os.getppid()
         poll.register(source.descriptor, select.POLLIN)
         while True:
