@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import click
@@ -11,6 +12,7 @@ from mer.core.errors import MerError, UsageError
 from mer.core.references import check_name
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
+from mer.faces.render.console import OutputClosed
 
 VARIABLE = "SSH_ORIGINAL_COMMAND"
 """What the client asked for, as sshd tells a forced command."""
@@ -24,6 +26,7 @@ STDOUT = 1
 @click.pass_obj
 async def command(face: Face, actor: str, allowed: str | None) -> None:
     """Answer what SSH_ORIGINAL_COMMAND asks for, if it is among the few things that a key may be lent."""
+    from mer.faces.reports import told_of_bug
     from mer.faces.serve_ssh.answering import answer
     from mer.faces.serve_ssh.grammar import POSSIBLE, parse
     from mer.faces.serve_ssh.leaving import unless_gone
@@ -37,6 +40,7 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
     if not line.strip():
         raise UsageError(f"there is no shell here: this key may be used for {POSSIBLE}")
     face.access.environ = _without_settings(face.access.environ)
+    logging.getLogger().addHandler(logging.NullHandler())  # without one it goes to stderr, which is the guest's
     # whatever .env says of the owner's own console
     face.access.flags = {**face.access.flags, "allow_changes": False, "auditor": False}
     face.access.guest = guest
@@ -49,6 +53,11 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
         await unless_gone(answer(face, guest, request), STDOUT)
     except MerError as error:
         raise for_guest(error) from error
+    except (OutputClosed, click.exceptions.Exit):
+        raise
+    except Exception as error:  # the outermost edge: a bug's words name paths, which are the owner's to read
+        told_of_bug(error, access=face.access, console=face.console)
+        raise MerError(hint="its owner finds a report of it in his state folder") from error
 
 
 def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import platform
 from collections.abc import Coroutine, Sequence
@@ -32,8 +31,6 @@ from mer_worker.wire import (
     WireError,
     frame,
 )
-
-logger = logging.getLogger(__name__)
 
 CAPABILITIES = ("in-band", "reference", "limits", "stream")
 """`limits`: those of a version are held by the workers of this MER, who have them from the same package."""
@@ -74,6 +71,8 @@ class Conversation:
         self._last = 0
         self.over: asyncio.Future[None] = self._loop.create_future()
         """Done when nothing more is to be said."""
+        self.bug: BaseException | None = None
+        """What nobody expected; the conversation ends by it."""
 
     def begin(self) -> None:
         """Greet the guest."""
@@ -245,5 +244,5 @@ class Conversation:
         self._tasks.discard(task)
         with contextlib.suppress(asyncio.CancelledError):
             if error := task.exception():
-                logger.error("a guest's conversation ends by a bug", exc_info=error)
+                self.bug = self.bug or error
                 self._end()

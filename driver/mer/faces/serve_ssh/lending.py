@@ -23,7 +23,7 @@ async def lend(face: Face, guest: Guest) -> None:
     """
     mer = await face.mer()  # what keeps it from being opened is told in words, before the first byte of a worker
     assert face.stdin is not None
-    output = await Output.open(os.dup(1))
+    output = Output(os.dup(1))
     conversation = Conversation(mer, guest, output)
     try:
         async with reading(face.stdin.fileno(), conversation.take) as ended:
@@ -32,3 +32,5 @@ async def lend(face: Face, guest: Guest) -> None:
     finally:
         await conversation.aclose()
         await output.aclose()
+    if conversation.bug is not None:
+        raise conversation.bug

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -20,33 +22,47 @@ MOST_LOST = 64 << 20
 """Bytes that wait, beyond which what a model prints is dropped: prints have no credit, and nobody waits for them."""
 
 
-class Output(asyncio.BaseProtocol):
-    """Where frames go: whole ones, in the order in which they are said."""
+MOST_PIECES = 64
+"""Handed to one system call: IOV_MAX is 1024, and one does not take that much anyhow."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.WriteTransport | None = None
+
+class Output:
+    """Where frames go: whole ones, in the order in which they are said.
+
+    Not a transport of asyncio's: it takes what comes in on the same socket for the end of it, and an sshd without pipes gives
+    a command one socket for stdin and stdout.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Write to a descriptor, which is then this one's."""
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+        self._waiting: collections.deque[memoryview] = collections.deque()
+        self._size = 0
+        self._closed = False
         self._room = asyncio.Event()
         self._room.set()
-        self._closed = asyncio.Event()
-
-    @classmethod
-    async def open(cls, descriptor: int) -> Output:
-        """Write to a descriptor, which is then this one's."""
-        loop = asyncio.get_running_loop()
-        transport, output = await loop.connect_write_pipe(cls, os.fdopen(descriptor, "wb", buffering=0))
-        transport.set_write_buffer_limits(high=HIGH_WATER)
-        output._transport = transport
-        return output
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def say(self, *pieces: Bytes) -> None:
         """Write a frame, whatever waits already. What is said after the end is dropped."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.writelines(pieces)
+        if self._closed:
+            return
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            self._waiting.append(view)
+            self._size += len(view)
+        if self._empty.is_set():
+            self._empty.clear()
+            self._write()
+        if self._size > HIGH_WATER:
+            self._room.clear()
 
     def murmur(self, frame: bytes) -> None:
         """Write a frame that may be lost."""
-        if self._transport is not None and self._transport.get_write_buffer_size() < MOST_LOST:
+        if self._size < MOST_LOST:
             self.say(frame)
 
     async def room(self) -> None:
@@ -55,26 +71,46 @@ class Output(asyncio.BaseProtocol):
 
     async def aclose(self) -> None:
         """Close, once everything has left."""
-        if self._transport is None:
-            return
-        self._transport.close()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
-                await self._closed.wait()
-        except TimeoutError:
-            self._transport.abort()
+                await self._empty.wait()
+        self._end()
 
-    # --- what the transport tells
+    def _write(self) -> None:
+        """Write what the descriptor takes, and come back for the rest."""
+        try:
+            while self._waiting:
+                written = os.writev(self._descriptor, list(itertools.islice(self._waiting, MOST_PIECES)))
+                self._size -= written
+                while written:
+                    view = self._waiting.popleft()
+                    if written < len(view):
+                        self._waiting.appendleft(view[written:])
+                        break
+                    written -= len(view)
+                while self._waiting and not self._waiting[0]:
+                    self._waiting.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._descriptor, self._write)
+        except OSError:  # nobody reads any more: the input ends too, which is how the conversation learns of it
+            self._end()
+            return
+        if self._size <= HIGH_WATER:
+            self._room.set()
+        if not self._waiting:
+            self._loop.remove_writer(self._descriptor)
+            self._empty.set()
 
-    def pause_writing(self) -> None:
-        self._room.clear()
-
-    def resume_writing(self) -> None:
+    def _end(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_writer(self._descriptor)
+        self._waiting.clear()
+        self._size = 0
         self._room.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reader learns of the end too
-        self._room.set()
-        self._closed.set()
+        self._empty.set()
+        os.close(self._descriptor)
 
 
 class _Input(asyncio.Protocol):
