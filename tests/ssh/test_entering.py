@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import asyncssh
 import pytest
 
 from mer.core.errors import AuthenticationFailed, ConfigurationError, Interrupted
@@ -23,9 +22,9 @@ from mer.meal.ssh.address import Operator, Target
 from mer.meal.ssh.knock import Step
 from mer.meal.ssh.reaching import reach
 from tests.support import sshd
+from tests.support.passwords import PASSWORD, ByPassword, ByQuestions, listening
 
 PASSPHRASE = "open sesame ß"
-PASSWORD = "hunter2 'ß"
 
 
 @pytest.fixture
@@ -182,60 +181,17 @@ async def test_an_agent_that_is_gone_is_told_and_hinders_nobody(server, tmp_path
         await reach(with_key(server, None, **gone))
 
 
-# passwords: a server that takes them, which the system's own needs a user with one for
-
-
-class ByPassword(asyncssh.SSHServer):
-    """Takes one password; in one question, or as passwords are asked for by SSH itself."""
-
-    questions = False
-    tries: list[str]
-
-    def __init__(self) -> None:
-        type(self).tries = []
-
-    def begin_auth(self, username: str) -> bool:
-        del username
-        return True
-
-    def password_auth_supported(self) -> bool:
-        return not self.questions
-
-    def validate_password(self, username: str, password: str) -> bool:
-        del username
-        self.tries.append(password)
-        return password == PASSWORD
-
-    def kbdint_auth_supported(self) -> bool:
-        return self.questions
-
-    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
-        del username, lang, submethods
-        return "", "Grüß Gott", "", [("Losung: ", False)]
-
-    def validate_kbdint_response(self, username: str, responses: Any) -> bool:
-        del username
-        self.tries += responses
-        return list(responses) == [PASSWORD]
-
-
-class ByQuestions(ByPassword):
-    questions = True
+# passwords
 
 
 @pytest.fixture(params=[ByPassword, ByQuestions])
 async def by_password(
     request: pytest.FixtureRequest, server: sshd.Sshd
 ) -> AsyncIterator[tuple[type[ByPassword], Target]]:
-    key = asyncssh.read_private_key(server.folder / "host_key")
-    listening = await asyncssh.create_server(request.param, sshd.HOST, 0, server_host_keys=[key])
-    port = listening.sockets[0].getsockname()[1]
-    operator = sshd.operator(
-        server, port=port, secrets=Secrets({"GPU1": PASSWORD, "WRONG": "wrong", "OURS": "x"}, own={"OURS"})
-    )
-    yield request.param, sshd.target_of(server, port=port, operator=operator)
-    listening.close()
-    await listening.wait_closed()
+    known = Secrets({"GPU1": PASSWORD, "WRONG": "wrong", "OURS": "x"}, own={"OURS"})
+    async with listening(request.param, server.folder / "host_key") as port:
+        operator = sshd.operator(server, port=port, secrets=known)
+        yield request.param, sshd.target_of(server, port=port, operator=operator)
 
 
 def by(target: Target, reference: str | None) -> Target:

@@ -21,6 +21,7 @@ from mer.core.records import ServerKind
 from mer.meal.ssh import knock
 from mer.meal.ssh.knock import Step
 from tests.support import sshd
+from tests.support.passwords import PASSWORD, ByPassword, listening
 from tests.support.registry import ADA
 from tests.support.running import ROOT, register, running
 from tests.support.typing_in import Terminal, environ_of
@@ -280,6 +281,28 @@ async def test_what_would_be_dangerous_is_not_registered(server, tmp_path, optio
         assert typed.code == 78
         assert "hunter2" not in typed.out + typed.err
         assert len((await terminal.mer.servers.list()).items) == 1
+
+
+async def test_a_password_is_used_and_stands_nowhere(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPU1_PASSWORD", PASSWORD)
+    monkeypatch.setenv("WRONG_PASSWORD", "swordfish")
+    seen = ""
+    async with listening(ByPassword, server.folder / "host_key") as port:
+        known = server.known_hosts_line.replace(f":{server.port} ", f":{port} ")
+        async with console(ssh_config(server, tmp_path, known=known), tmp_path) as terminal:
+            given = f"--address {sshd.HOST} --port {port} --password-from"
+            for name, variable in (("right", "GPU1_PASSWORD"), ("wrong", "WRONG_PASSWORD")):
+                seen += str(await terminal.type(f"server register {name} {given} env:{variable}"))
+                ping = await terminal.type(f"server ping {name} --json")
+                seen += str(ping)
+                told = {step["name"]: step["ok"] for step in json.loads(ping.out)["steps"]}
+                assert told["authenticate"] is (name == "right")
+                seen += str(await terminal.type(f"server show {name}"))
+            seen += str([record.body for record in (await terminal.mer.log.list(limit=100)).items])
+    for place in (path for path in (tmp_path / "state").rglob("*") if path.is_file()):
+        seen += place.read_bytes().decode("utf-8", "replace")
+    assert "hunter2" not in seen
+    assert "swordfish" not in seen
 
 
 # a person at a terminal
