@@ -22,6 +22,7 @@ from mer.meal.ssh.knock import Step
 from mer.meal.ssh.known_hosts import Policy
 from mer.meal.ssh.reaching import Dropped, reach, shown_key
 from tests.support import sshd
+from tests.support.dropping import dropping
 
 SOON = 0.4
 """Seconds for a step that never comes."""
@@ -214,6 +215,28 @@ async def test_a_name_that_does_not_resolve_is_told(server, host):
 async def test_a_port_at_which_nobody_listens_is_told(server, closed):
     with pytest.raises(ServerUnreachable, match=r"far, connect: .*(refused|failed)"):
         await reach(sshd.target_of(server, port=closed))
+
+
+async def test_one_that_takes_no_connection_is_told(server, monkeypatch):
+    monkeypatch.setitem(knock.SECONDS, Step.CONNECT, SOON)
+    with contextlib.ExitStack() as waiting, socket.socket() as full:
+        full.bind((sshd.HOST, 0))
+        full.listen(0)
+        for _ in range(4):  # more than wait at its door
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        with pytest.raises(ServerUnreachable, match="did not answer within"):
+            await reach(sshd.target_of(server, port=full.getsockname()[1]))
+
+
+@pytest.mark.parametrize("most", [1, 60, 1500, 3000])
+async def test_one_that_is_cut_off_on_the_way_in_is_told(server, most):
+    async with dropping(server.port, most) as port:
+        with pytest.raises(ServerUnreachable, match=r"far, (host key|authenticate)") as told:
+            await reach(sshd.target_of(server, port=port, operator=sshd.operator(server, port=port)))
+    before_the_login = "host key" in told.value.message
+    assert isinstance(told.value, Dropped) is before_the_login
 
 
 async def test_one_that_takes_the_connection_and_says_nothing_is_told(server, silent, monkeypatch):
