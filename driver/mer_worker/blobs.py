@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 
@@ -34,6 +35,9 @@ SEALED = 315_532_800 * 10**9
 SEALED_MODE = 0o400
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_OWN = itertools.count()
+"""Numbers of the parts of this process that nobody can go on with."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe under that name must not keep us
@@ -142,9 +146,9 @@ class Blobs:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.incoming)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # another process brings in the same: this one writes its own
+            except OSError:  # somebody else brings in the same: this one is written beside it
                 os.close(descriptor)
-                name = f"{digest}.{self._marker}"
+                name = f"{digest}.{self._marker}-{next(_OWN)}"
                 if offset:
                     raise Failure("content", "no-part", f"{digest} comes in by somebody else meanwhile") from None
                 continue

@@ -1,7 +1,8 @@
-"""Takes in what a driver pushes by digest (`have` and `put` of docs/wire.md), in a thread of its own.
+"""Takes in what a driver pushes by digest (`have` and `put` of docs/wire.md), in threads of its own.
 
-The listening thread hands the frames on, and waits while too much of them is not on the disk yet: so a driver that sends
-faster than the disk writes is held up by the stream itself. The main thread, and the model in it, has no part in this.
+Whoever reads the stream hands the frames on, and waits while too much of them is not written yet: so a driver that sends
+faster than the disk writes is held up by the stream itself. One thread hashes and writes, another one waits for the disk to
+have a blob that is whole, so that the next one comes in meanwhile. The model has no part in this.
 """
 
 from __future__ import annotations
@@ -50,12 +51,16 @@ class Intake:
         self._newest = 0
         """The newest request that began to put; frames of an older one that is not open are of one that is over."""
         self._thread: Optional[threading.Thread] = None
+        self._whole: SimpleQueue[tuple[int, Part]] = SimpleQueue()
+        self._ending = threading.Semaphore(MOST_PARTS)
+        """One for each blob that has all its bytes and no name yet."""
 
     def put(self, received: Frame) -> None:
-        """Hand a frame on; waits while the disk is behind. Called by the listening thread only."""
+        """Hand a frame on; waits while the disk is behind. One thread at a time, in the order of the stream."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="mer-intake", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._keep, name="mer-keeping", daemon=True).start()
         with self._room:
             while self._count >= MOST_WAITING or (
                 self._bytes and self._bytes + len(received.body) > MOST_WAITING_BYTES
@@ -85,9 +90,8 @@ class Intake:
             if received.kind == Kind.HAVE:
                 fields = self._have(received.fields())
             elif received.kind == Kind.PUT:
-                if not self._put(received):
-                    return
-                fields = {}
+                self._put(received)
+                return
             else:
                 self._cancel(request)
                 return
@@ -110,21 +114,37 @@ class Intake:
             partial = {digest: size for digest in missing if (size := blobs.partial(digest))}
         return {"missing": missing, "partial": partial}
 
-    def _put(self, received: Frame) -> bool:
-        """Take one frame of a blob; True when it was the last one, and the blob is kept. Raises: Failure, WireError."""
+    def _put(self, received: Frame) -> None:
+        """Take one frame of a blob; after the last one it is verified and kept. Raises: Failure, WireError."""
         request = received.request
         part = self._parts.get(request)
         if part is None:
             if request <= self._newest:
-                return False  # what was under way when its request failed, or was cancelled
+                return  # what was under way when its request failed, or was cancelled
             self._newest = request
             part = self._begin(request, received.fields())
         part.write(received.body)
         if received.flags & Flag.MORE:
-            return False
+            return
+        self._ending.acquire()
         del self._parts[request]
-        part.finish()
-        return True
+        self._whole.put((request, part))
+
+    def _keep(self) -> None:
+        while True:
+            request, part = self._whole.get()
+            try:
+                part.finish()
+            except Failure as failure:
+                answer = error_frame(failure, request)
+            else:
+                answer = frame(Kind.RESULT, {}, request=request)
+            finally:
+                self._ending.release()
+            try:
+                self._answers.send(answer)
+            except OSError:  # nobody reads the answers any more
+                pass
 
     def _begin(self, request: int, fields: dict[str, Any]) -> Part:
         if len(self._parts) >= MOST_PARTS:

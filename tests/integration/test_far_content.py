@@ -278,6 +278,20 @@ async def test_two_who_push_the_same_at_once_do_no_harm(host):
     assert host.incoming() == []
 
 
+async def test_one_driver_may_push_the_same_several_times_at_once(host):
+    content = os.urandom(1000)
+    blob = blob_of(content)
+    async with worker_of(host) as session:
+        head: dict[str, object] = {"digest": blob.digest, "size": blob.size}
+        begun = [await put_frame(session, head, content[:500], more=True) for _ in range(4)]
+        for request, _ in begun:
+            await session.send(pack(Kind.PUT, request=request, body_bytes=500), content[500:])
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(end for _, end in begun))
+    assert host.blob(blob.digest).read_bytes() == content
+    assert host.incoming() == []
+
+
 async def test_a_disk_that_is_full_is_told_before_anything_is_sent(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root mounts a small disk")
