@@ -298,6 +298,7 @@ class Worker:
             "runners": list(RUNNERS),
             "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
+            "interpreter": sys.executable,
             **({"memory": self._memory} if self._memory else {}),
         }
 

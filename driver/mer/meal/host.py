@@ -206,6 +206,16 @@ class Host(ABC):
     async def address(self) -> Mapping[str, AddressValue]:
         """Return what takes effect when it is reached; nothing where there is no way to it. Raises: ConfigurationError."""
         return {}
+    @property
+    def reached(self) -> bool:
+        """Whether the way there stands now, so that what takes long is not the way."""
+        return True
+
+    @property
+    def choice_of_python(self) -> str | None:
+        """The command that names another interpreter for its workers; None where there is none."""
+        return None
+
 
     async def shown_key(self) -> HostKey:
         """Return the key that the machine shows now, without logging in; or the first on the way that is not trusted.

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from mer.core.errors import ConfigurationError, DeadlineExceeded, MerError, WorkerLost
+from mer.core.errors import ConfigurationError, DeadlineExceeded, MerError, ModelFailed, WorkerLost
 from mer.core.trace import span
 from mer.meal.batching import BatchingSession
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
+from mer.meal.modules import hint_for
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import HELLO_SECONDS, Session
 
@@ -85,6 +86,10 @@ async def _start_once(
             fields = await host.stage(session, plan, deadline=patience.deadline)
         with span("load"):
             await session.load(fields, deadline=patience.deadline, on_log=on_log)
+    except ModelFailed as error:
+        error.hint = error.hint or hint_for(error, host=host, session=session)
+        await asyncio.shield(session.close(grace=0.0))
+        raise
     except BaseException:
         await asyncio.shield(session.close(grace=0.0))
         raise

@@ -194,6 +194,11 @@ class SshHost(Host):
 
     async def shown_key(self) -> HostKey:
         """Return the key that it shows now, or the first on the way to it that is not trusted."""
+    @property
+    def choice_of_python(self) -> str:
+        """That of its record."""
+        return f"mer -a server edit {self.name} --python /PATH/TO/python3"
+
         _, address, knock = await shown_key(self._connection.target)
         key = knock.key
         assert key is not None
@@ -316,7 +321,7 @@ class SshHost(Host):
             step, message = str(fields["step"]), str(fields["message"])
         except (ValueError, KeyError, TypeError):
             return ServerUnreachable(f"{self.name} refused to start a worker, and did not say why")
-        hint = f"mer -a server edit {self.name} --python /PATH/TO/python3" if step == "interpreter" else None
+        hint = self.choice_of_python if step == "interpreter" else None
         return Unready(f"{self.name}, {step}: {message}", step=step, hint=hint)
 
     def _unanswered(self, session: ChannelSession, said: bytes) -> MerError:
@@ -326,7 +331,7 @@ class SshHost(Host):
         if session.status in (126, 127):
             return ServerUnreachable(
                 f"{self.name} has no {self._python or 'python3'}{words}",
-                hint=f"mer -a server edit {self.name} --python /PATH/TO/python3",
+                hint=self.choice_of_python,
             )
         return ServerUnreachable(f"{self.name} ended with status {session.status} before a worker spoke{words}")
 
