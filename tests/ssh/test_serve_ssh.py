@@ -142,6 +142,17 @@ async def test_without_a_command_it_says_what_is_possible(lender: Lender) -> Non
     assert len(lender.records()) == before
 
 
+async def test_a_configuration_that_is_not_usable_is_told_in_a_word(lender: Lender) -> None:
+    key = lender.lend("carol")
+    authorized = lender.server.folder / "authorized_keys"
+    authorized.write_text(
+        authorized.read_text().replace(key.line, key.line.replace(str(lender.home), "/nowhere/of/mine"))
+    )
+    answer = await lender.ask("carol", "ping")
+    assert (answer.code, answer.out) == (78, b"")
+    assert "/nowhere" not in answer.err
+
+
 async def test_a_fault_of_the_owners_machine_names_none_of_its_folders(lender: Lender) -> None:
     blobs = lender.installed.folder / "content"
     away = blobs.rename(lender.installed.folder / "away")

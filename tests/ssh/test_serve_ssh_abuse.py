@@ -74,7 +74,13 @@ async def test_no_subsystem_no_terminal_no_forwarding_is_to_be_had(lender: Lende
 
 async def test_the_clients_environment_sets_nothing_of_the_lent_mer(lender: Lender, tmp_path: Path) -> None:
     canary = tmp_path / "trace"
-    wanted = {"MER_TRACE": str(canary), "DB_CONNECTION_URL": "mem://", "MER_STATE_FOLDER": str(tmp_path / "state")}
+    wanted = {
+        "MER_TRACE": str(canary),
+        "DB_CONNECTION_URL": "mem://",
+        "MER_STATE_FOLDER": str(tmp_path / "state"),
+        "MER_HOME": str(tmp_path),
+        "ALLOW_MODEL_SERVER_RUNTIME_CHANGES": "1",
+    }
     async with lender.connected("alice") as connection:
         answer = await asked(connection, "run shout x --json", env=wanted)
     assert answer.document["recorded"] is True

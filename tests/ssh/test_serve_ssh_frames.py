@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mer.api import Mer
-from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, NotFound
+from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, NotFound, WorkerLost
 from mer.core.records import ServerKind
 from mer.core.specs import TensorSpec, VersionSpec
 from mer_worker.credit import WINDOW_PARTS
@@ -135,6 +135,15 @@ async def test_a_model_that_fails_there_fails_here(borrower: Mer, lender: Lender
     await borrow(borrower, lender, "digits", inputs=())
     with pytest.raises(InputInvalid):
         await borrower.run("digits", {"wrong": 1})
+
+
+async def test_a_worker_that_is_lost_there_is_lost_here_and_the_next_run_has_another(
+    borrower: Mer, lender: Lender
+) -> None:
+    await borrow(borrower, lender)
+    with pytest.raises(WorkerLost):
+        await borrower.run("shout", {"text": "die"})
+    assert (await borrower.run("shout", {"text": "again"})).outputs["text"] == "AGAIN"
 
 
 async def test_a_deadline_ends_the_run_on_both_sides(borrower: Mer, lender: Lender) -> None:

@@ -21,6 +21,7 @@ from tests.support.installation import DIGITS, MER, Installation, installation
 from tests.support.running import folder_with
 
 SHOUT = """
+import os
 import time
 
 
@@ -31,6 +32,8 @@ def load():
             return ({"number": number} for number in range(int(text.split()[1])))
         if text == "double":
             return ({"text": 2 * part["text"]} for part in context.parts())
+        if text == "die":
+            os._exit(3)
         if text == "fail":
             raise ValueError("no such word")
         if text.startswith("sleep "):
@@ -137,7 +140,8 @@ def lending() -> Iterator[Lender]:
                 "-a", "model", "register", name, str(package), "--entry", "handler:load", "--input", "text:string[]"
             )
         (installed.folder / "sshd").mkdir(mode=0o700)
-        with sshd.running(installed.folder / "sshd") as server:
+        # as wide as an owner may have made it who wanted settings to travel
+        with sshd.running(installed.folder / "sshd", more="AcceptEnv MER_* DB_* ALLOW_*") as server:
             lender = Lender(installed, server, home)
             lender.lend("alice", "--allow", "digits,shout,none-yet")
             lender.lend("bob")
