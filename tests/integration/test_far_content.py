@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import resource
 import subprocess
@@ -248,6 +249,17 @@ async def test_a_push_that_a_kill_cut_is_gone_on_with(host):
     assert host.blob(blob.digest).read_bytes() == content
 
 
+async def test_a_part_that_has_all_its_bytes_is_only_verified(host):
+    blob = blob_of(b"all of it")
+    async with worker_of(host) as session:
+        await put(session, blob_of(b"first"), sent=nothing)
+        (host.cache / "incoming" / f"{blob.digest}.part").write_bytes(b"all of it")
+        there = await lacking(session, [blob.digest])
+        sent: list[int] = []
+        await put(session, blob, offset=there.partial[blob.digest], sent=sent.append)
+    assert (sum(sent), host.blob(blob.digest).read_bytes()) == (0, b"all of it")
+
+
 async def test_a_part_that_is_not_what_it_should_be_is_pushed_from_the_beginning(host):
     content = os.urandom(100_000)
     blob = blob_of(content)
@@ -469,6 +481,19 @@ async def test_weights_that_shrank_there_are_damaged(host, tmp_path):
     source = "def load(weights):\n    weights['w']\n    return lambda inputs: inputs\n"
     with pytest.raises(DigestMismatch, match="has 10 bytes, not 11"):
         await start_once(host, plan_of(tmp_path / "model", source, weights=weights), deadline=soon(30))
+
+
+async def test_a_carton_that_is_only_tried_gets_there_with_all_that_it_has(host, tmp_path):
+    plan = plan_of(tmp_path / "carton" / "model", "def load():\n    return lambda inputs: {'y': open(PATH).read()}\n")
+    handler = tmp_path / "carton" / "model" / "handler.py"
+    handler.write_text(f"import os\nPATH = os.path.join(os.path.dirname(__file__), 'MANIFEST')\n{handler.read_text()}")
+    (tmp_path / "carton" / "model" / "MANIFEST").write_text("the author's own")
+    (tmp_path / "carton" / "MANIFEST").write_text("of before")
+    (tmp_path / "carton" / "carton.toml").write_text("")
+    carton = dataclasses.replace(plan, package=tmp_path / "carton", model_folder=None)
+    session = await start_once(host, carton, deadline=soon(30))
+    assert (await session.infer_values({}))["y"] == "the author's own"
+    await session.close()
 
 
 async def test_what_no_package_may_hold_is_refused_here(host, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 from mer.core.errors import ContentMissing, DigestMismatch
 from mer.core.manifest import MANIFEST, format_manifest, package_id, parse_manifest
 from mer.core.records import Digest
-from mer.meal.plan import MODEL_FOLDER, WeightFile, WorkerPlan
+from mer.meal.plan import MODEL_FOLDER, WorkerPlan
 
 _SKIPPED = ("__pycache__", ".git")
 
@@ -54,7 +54,7 @@ def contents_of(plan: WorkerPlan) -> Contents:
     package, sources = _package(plan)
     weights = None
     if plan.weights is not None:
-        weights = tuple(tensor.digest or _digest(tensor) for tensor in plan.weights)
+        weights = tuple(tensor.digest or _digest(tensor.path) for tensor in plan.weights)
         sources |= {digest: tensor.path for digest, tensor in zip(weights, plan.weights, strict=True)}
     return Contents(package=package, weights=weights, sources=sources)
 
@@ -74,7 +74,8 @@ def _package(plan: WorkerPlan) -> tuple[str | None, dict[str, Path | bytes]]:
     if folder is None:
         return None, {}
     found = {f"{prefix}{path.relative_to(folder).as_posix()}": path for path in _files(folder)}
-    digests = {name: Digest(hashlib.sha256(_bytes(path)).hexdigest()) for name, path in found.items()}
+    found.pop(MANIFEST, None)  # one that was there says nothing of what the folder has become
+    digests = {name: Digest(_digest(path)) for name, path in found.items()}
     text = format_manifest(digests)
     sources: dict[str, Path | bytes] = {digest: found[name] for name, digest in digests.items()}
     return package_id(text), {**sources, package_id(text): text.encode()}
@@ -83,26 +84,21 @@ def _package(plan: WorkerPlan) -> tuple[str | None, dict[str, Path | bytes]]:
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in _SKIPPED]
-        yield from (path for name in names if (path := Path(place, name)).is_file() and name != MANIFEST)
+        yield from (path for name in names if (path := Path(place, name)).is_file())
 
 
 def _read(path: Path) -> str:
     try:
-        return _bytes(path).decode()
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise ContentMissing(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DigestMismatch(f"{path} is no text") from error
 
 
-def _bytes(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ContentMissing(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _digest(tensor: WeightFile) -> str:
-    try:
-        with tensor.path.open("rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ContentMissing(f"{tensor.path} cannot be read: {error.strerror}") from error
+        raise ContentMissing(f"{path} cannot be read: {error.strerror}") from error
