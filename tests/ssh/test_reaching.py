@@ -144,7 +144,7 @@ async def test_a_revoked_key_is_refused(server, tmp_path):
     target = sshd.target_of(server, operator=operator)
     with pytest.raises(HostKeyRefused, match=f"was revoked in {known}:2"):
         await reach(target)
-    assert (await shown_key(target))[2].verdict == "revoked"
+    assert (await shown_key(target)).knock.verdict == "revoked"
 
 
 async def test_the_key_is_looked_up_under_its_alias(server, tmp_path):
@@ -185,7 +185,7 @@ async def test_a_certificate_of_a_known_authority_is_trusted(tmp_path):
 async def test_a_key_is_shown_without_logging_in(server, tmp_path):
     operator = stranger(server, tmp_path, agent=None)
     target = sshd.target_of(server, user="nobody-at-all", operator=operator)
-    _, _, seen = await shown_key(target)
+    seen = (await shown_key(target)).knock
     assert (seen.verdict, seen.key) == ("unknown", asyncssh.read_public_key(server.host_key))
 
 
@@ -306,7 +306,7 @@ async def test_the_key_of_a_machine_on_the_way_is_judged_too(server, tmp_path):
     target = sshd.target_of(server, address="inner", jump=(hop,), operator=operator)
     with pytest.raises(HostKeyRefused, match=rf"\[localhost\]:{server.port} is not known"):
         await reach(target)
-    _, address, seen = await shown_key(target)
+    address, seen = await shown_key(target)
     assert (address.key_name.value, seen.verdict) == ("localhost", "unknown")
 
 

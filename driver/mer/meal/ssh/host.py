@@ -199,7 +199,7 @@ class SshHost(Host):
         """That of its record."""
         return f"mer -a server edit {self.name} --python /PATH/TO/python3"
 
-        _, address, knock = await shown_key(self._connection.target)
+        address, knock = await shown_key(self._connection.target)
         key = knock.key
         assert key is not None
         assert knock.verdict is not None

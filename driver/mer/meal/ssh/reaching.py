@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import asyncssh
 
@@ -47,6 +47,18 @@ PROXY_SECONDS = 0.5
 class Dropped(ServerUnreachable):
     """The server dropped the connection before it asked who we are: that is how one with too many at its door behaves."""
 
+    @property
+    def code(self) -> str:
+        """That of its kind."""
+        return "server-unreachable"
+
+
+class Shown(NamedTuple):
+    """A machine that has shown its key."""
+
+    address: Address
+    knock: Knock
+
 
 async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClientConnection:
     """Connect, and log in. `told` hears of each step, for the last machine.
@@ -62,48 +74,42 @@ async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClie
     address = await asyncio.to_thread(effective, target)
     if told is not None:
         await _resolved(target, address, told)
+    knock = await _knocked(target, address, told=told)
     tunnel = await _tunnel(target, address, depth=0)
     if told is not None:
         if tunnel is not None:
             told(Step.JUMP, ", ".join(map(str, address.jump.value)))
         told(Step.CONNECT, None)
-    return await _connected(target, address, tunnel, await _knocked(target, address, told=told))
+    return await _connected(target, address, tunnel, knock)
 
 
-async def shown_key(target: Target) -> tuple[Target, Address, Knock]:
+async def shown_key(target: Target) -> Shown:
     """Return the key that a server shows, without logging in; or that of the first machine on the way that is not trusted.
 
     Raises: as `reach`.
     """
+    address = await asyncio.to_thread(effective, target)
+    last = Shown(address, await _knocked(target, address, only_key=True))
+    on_the_way: list[Shown] = []
     try:
-        address = await asyncio.to_thread(effective, target)
-        tunnel = await _tunnel(target, address, depth=0)
-    except _Untrusted as untrusted:
-        return untrusted.target, untrusted.address, untrusted.knock
-    knock = await _knocked(target, address, only_key=True)
-    try:
-        connection = await _connected(target, address, tunnel, knock)
+        tunnel = await _tunnel(target, address, depth=0, seen=on_the_way)
+        connection = await _connected(target, address, tunnel, last.knock)
     except HostKeyRefused:
-        return target, address, knock
+        shown = on_the_way[-1] if last.knock.key is None and on_the_way else last
+        if shown.knock.key is None:
+            raise
+        return shown
     connection.abort()
     raise AssertionError("a knock for the key alone lets nobody in")
 
 
-class _Untrusted(HostKeyRefused):
-    """The key of a machine was refused; this tells which."""
+async def _tunnel(
+    target: Target, address: Address, *, depth: int, seen: list[Shown] | None = None
+) -> asyncssh.SSHClientConnection | None:
+    """Connect to the machines on the way, one by way of the other, and return the connection to the last.
 
-    def __init__(self, message: str, *, hint: str | None, target: Target, address: Address, knock: Knock) -> None:
-        super().__init__(message, hint=hint)
-        self.target, self.address, self.knock = target, address, knock
-
-    @property
-    def code(self) -> str:
-        """That of its kind."""
-        return "host-key-refused"
-
-
-async def _tunnel(target: Target, address: Address, *, depth: int) -> asyncssh.SSHClientConnection | None:
-    """Connect to the machines on the way, one by way of the other, and return the connection to the last."""
+    `seen` gets each of them before it is connected to.
+    """
     tunnel: asyncssh.SSHClientConnection | None = None
     hops = address.jump.value
     if depth + len(hops) > MAX_HOPS:
@@ -115,8 +121,11 @@ async def _tunnel(target: Target, address: Address, *, depth: int) -> asyncssh.S
             step = target.hop(hop, name=f"{target.name}, by way of {hop}")
             way = await asyncio.to_thread(effective, step)
             if index == 0:  # as ssh does: only the first is reached as its own configuration says
-                tunnel = await _tunnel(step, way, depth=depth + len(hops))
-            tunnel = await _connected(step, way, tunnel, await _knocked(step, way))
+                tunnel = await _tunnel(step, way, depth=depth + len(hops), seen=seen)
+            knock = await _knocked(step, way)
+            if seen is not None:
+                seen.append(Shown(way, knock))
+            tunnel = await _connected(step, way, tunnel, knock)
     except BaseException:
         if tunnel is not None:
             tunnel.abort()
@@ -245,8 +254,6 @@ def _raise_told(
         if knock.only_key and knock.key is not None:
             raise HostKeyRefused from error
         told = knock.error or (knock.refusal() if knock.key is not None else HostKeyRefused(f"{name}: {error.reason}"))
-        if isinstance(told, HostKeyRefused) and knock.key is not None:
-            told = _Untrusted(told.message, hint=told.hint, target=target, address=address, knock=knock)
         raise told from error
     if knock.error is not None:
         raise knock.error from error
