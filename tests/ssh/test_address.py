@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mer.core.errors import ConfigurationError
-from mer.core.hops import Hop, parse_hop, parse_password_reference
+from mer.core.hops import Hop, check_user, parse_hop, parse_password_reference
 from mer.meal.secrets import Secrets
 from mer.meal.ssh.address import Address, Operator, Target, effective
 from mer.meal.ssh.config import ConfigFiles
@@ -170,6 +170,19 @@ def test_a_file_that_includes_itself_ends(tmp_path):
 def test_what_is_no_machine_to_jump_by(text):
     with pytest.raises(ConfigurationError):
         parse_hop(text)
+
+
+@pytest.mark.parametrize("text", ["ada", "jörg", "LAB\\Ada Lovelace", "host$", "a.b-c_d"])
+def test_users_as_directories_name_them(text):
+    assert check_user(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-l", " ada", "ada ", "a -oProxyCommand=x", "a\\", "a'b", "a;b", "$(a)", "a\nb", "x" * 256]
+)
+def test_what_is_no_user(text):
+    with pytest.raises(ConfigurationError):
+        check_user(text)
 
 
 @pytest.mark.parametrize("text", ["hunter2", "env:", "env:a b", "env:A=B", "keyring:x", "file:/x", "env:ä", "env:A\n"])

@@ -56,7 +56,7 @@ def check_host(text: str, *, what: str = "address") -> str:
     if "@" in text:
         # `ada:secret@host` would put a password into the registry and its record
         raise ConfigurationError(f"the {what} holds an @: the user is a parameter of its own")
-    if not _plain(text, _OF_SHELLS):
+    if not _plain(text, _OF_SHELLS | {" "}):
         raise ConfigurationError(f"{text[:MAX_LENGTH]!r} is no {what}")
     return text
 
@@ -67,7 +67,8 @@ def check_user(text: str) -> str:
     Raises:
         ConfigurationError: it holds what a shell gives a meaning to, or looks like an option.
     """
-    if not _plain(text, _OF_SHELLS_IN_USERS) or text.endswith("\\"):
+    # in the words of a directory service a user may be `LAB\Ada Lovelace`
+    if not _plain(text, _OF_SHELLS_IN_USERS) or text.endswith(("\\", " ")) or " -" in text:
         raise ConfigurationError(f"{text[:MAX_LENGTH]!r} is no user")
     return text
 
@@ -115,4 +116,4 @@ def parse_password_reference(text: str) -> PasswordReference:
 
 def _plain(text: str, refused: frozenset[str]) -> bool:
     # one that begins with a dash would be read as an option by any ssh program it ever reaches
-    return 0 < len(text) <= MAX_LENGTH and text[0] != "-" and text.isprintable() and not (refused | {" "}) & set(text)
+    return 0 < len(text) <= MAX_LENGTH and text[0] not in "- " and text.isprintable() and not refused & set(text)
