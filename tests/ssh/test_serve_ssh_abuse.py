@@ -136,3 +136,4 @@ async def test_a_guest_who_goes_away_cancels_his_run(lender: Lender) -> None:
         if records[-1]["kind"] != "started":
             break
     assert (records[-1]["kind"], records[-1]["outcome"]) == ("finished", "cancelled")
+    await lender.left_alone()

@@ -184,6 +184,7 @@ async def test_a_connection_that_is_cut_cancels_what_runs_there(lender: Lender) 
         await asyncio.sleep(1.5)
         connection.abort()
     assert (await ended(lender, before + 1))["outcome"] == "cancelled"
+    await lender.left_alone()
 
 
 def hello() -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -104,6 +106,25 @@ class Lender:
         """Ask for one command line by that key."""
         async with self.connected(name) as connection:
             return await asked(connection, line, stdin, **options)
+
+    async def left_alone(self) -> None:
+        """Wait until nothing runs for a guest any more: neither `mer serve-ssh`, nor a worker."""
+        for _ in range(60):
+            if not (left := self._serving()):
+                return
+            await asyncio.sleep(0.5)
+        raise AssertionError(left)
+
+    def _serving(self) -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    in_scratch = os.readlink(entry / "cwd").startswith(str(self.installed.folder / "scratch"))
+                    if in_scratch or (str(self.home) in line and "serve-ssh" in line):
+                        found.append(line)
+        return found
 
     def records(self) -> list[dict[str, Any]]:
         """The bodies of the log, oldest first."""
