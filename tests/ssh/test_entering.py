@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -131,6 +132,34 @@ async def test_whoever_interrupts_the_question_is_obeyed(server, tmp_path):
         (tmp_path / "locked.pub").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_users_certificate_opens_too(tmp_path, named):
+    if not sshd.available():
+        pytest.skip("no sshd here")
+    authority, mine = another_key(tmp_path, name="authority"), another_key(tmp_path, name="mine")
+    made = sshd.Sshd(tmp_path / "sshd", more=f"TrustedUserCAKeys {authority}.pub")
+    certify(authority, mine, made.user)
+    certificate = tmp_path / "mine-cert.pub"
+    more = ""
+    if named:
+        more = f"CertificateFile {certificate.rename(tmp_path / 'elsewhere.pub')}"
+    with started(made):
+        assert await enters(with_key(made, mine, more=more))
+
+
+def certify(authority: Path, key: Path, user: str) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-s", str(authority), "-I", "me", "-n", user, f"{key}.pub"], check=True)
+
+
+@contextlib.contextmanager
+def started(server: sshd.Sshd) -> Iterator[None]:
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Path]:
     socket = tmp_path / "agent"
@@ -147,8 +176,8 @@ def added(agent: Path, key: Path) -> None:
     subprocess.run(["ssh-add", "-q", str(key)], env=environment, check=True, stdin=subprocess.DEVNULL)
 
 
-def another_key(folder: Path) -> Path:
-    path = folder / "another"
+def another_key(folder: Path, *, name: str = "another") -> Path:
+    path = folder / name
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
     return path
 
