@@ -40,6 +40,7 @@ def show_server(face: Face, server: Server, effective: Mapping[str, AddressValue
             "address": address_text(server) or None,
             "jump": ", ".join(server.parameters.get("jump", ())) or None,
             "password from": server.parameters.get("password_from"),
+            "via": server.parameters.get("via"),
             "python": server.parameters.get("python"),
             "description": server.description or None,
             "labels": labels_text(server.labels) or None,
