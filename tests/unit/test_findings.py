@@ -10,6 +10,7 @@ import pytest
 
 from mer.core.errors import ServerUnreachable
 from mer.meal.findings import LEAST_DISK, Finding, clock, of_facts
+from mer.meal.ssh.examining import skew
 from mer_worker import probing
 
 
@@ -78,6 +79,19 @@ def test_facts_that_are_none_are_refused(given):
 )
 def test_a_clock_is_told_in_words(seconds, words):
     assert clock(seconds).detail == words
+
+
+@pytest.mark.parametrize(
+    ("shown", "ahead"),
+    [(100.5, 0.0), (100.0, 0.0), (101.0, 0.0), (3701.0, 3600.0), (40.0, -60.0)],
+)
+def test_a_clock_is_off_only_by_what_the_question_did_not_take(shown, ahead):
+    assert skew({"clock": int(shown * 1e6)}, asked=100.0, answered=101.0) == ahead
+
+
+def test_a_clock_that_shows_no_time_is_told():
+    with pytest.raises(ServerUnreachable):
+        skew({}, asked=100.0, answered=101.0)
 
 
 @pytest.fixture

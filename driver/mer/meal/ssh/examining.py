@@ -66,7 +66,7 @@ class Examination:
             self._done("starts, and says hello")
             self._begin("clock")
             trips = [(await session.pulse(seconds=WORKER_SECONDS)).answered for _ in range(PINGS)]
-            self._found(findings.clock(_skew(facts, asked, answered)))
+            self._found(findings.clock(skew(facts, asked, answered)))
             self._found(Finding(step="round trip", microseconds=round(min(trips) * 1e6)))
         finally:
             await session.close(grace=1.0)
@@ -81,7 +81,7 @@ class Examination:
         return (time.monotonic_ns() - self._began) // 1000
 
 
-def _skew(facts: dict[str, object], asked: float, answered: float) -> float:
+def skew(facts: dict[str, object], asked: float, answered: float) -> float:
     """Return how far the far clock is ahead, seconds: 0 where it showed a time between the question and the answer."""
     if not isinstance(shown := facts.get("clock"), int):
         raise ServerUnreachable("the far clock shows no time")
