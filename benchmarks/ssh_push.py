@@ -107,7 +107,11 @@ async def measure(megabytes: int, tensors: int, rounds: int, milliseconds: float
                 stack.push_async_callback(host.aclose)
                 found: dict[str, list[float]] = {"ours": [], "sftp": []}
                 for _ in range(rounds):
+                    await asyncio.to_thread(
+                        os.sync
+                    )  # what one of them left to be written is not the other's to wait for
                     found["sftp"].append(await theirs(connection, folder / "whole", folder / "target"))
+                    await asyncio.to_thread(os.sync)
                     found["ours"].append(await ours(host, cache, blobs))
     best = {what: min(seconds) for what, seconds in found.items()}
     ratio = statistics.median(found["ours"]) / statistics.median(found["sftp"])

@@ -120,12 +120,11 @@ async def test_content_is_pushed_once_and_only_what_is_missing(started, tmp_path
 
 
 async def test_a_push_that_is_cut_twice_goes_on_where_it_was(started, tmp_path):
-    size = 6 * MIB
-    weights, total = tensors(tmp_path, 1, size)
+    weights, total = tensors(tmp_path, 1, 10 * MIB)
     sizes: list[int] = []
     token = CURRENT.set(lambda _what, done, _total: sizes.append(done))
     try:
-        async with dropping(started.port, 3 * MIB) as port:
+        async with dropping(started.port, 5 * MIB) as port:
             operator = sshd.operator(started, port=port)
             async with hosts(started, port=port, operator=operator) as [host]:
                 session = await start(host, plan(tmp_path, weights))

@@ -18,8 +18,9 @@ from mer_worker.wire import Flag, Kind, dump, frame, pack
 
 CAPABILITY = "blobs"
 
-PIECE = 1 << 20
-"""Bytes of one frame: a header costs nothing beside it, and a worker that waits for the disk holds few of them."""
+PIECE = 2 << 20
+"""Bytes of one frame: a worker receives it in one huge page, where 1 MiB in small ones costs as much as hashing it does; and
+one that waits for the disk holds few of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
