@@ -22,6 +22,16 @@ from tests.support.surreal import migrated
 from tests.support.surreal_servers import SurrealServer, running
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--interpreters", action="store_true", help="run tests/interpreters, which fetch old Debians, too")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is asked for by name: a plain run must not fetch 20 MB for each interpreter."""
+    asked = config.getoption("--interpreters")
+    return True if collection_path == Path(__file__).with_name("interpreters") and not asked else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests of a minute each: as the last ones they would run while every other process has nothing to do."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/strength/"))

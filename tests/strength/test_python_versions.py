@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -19,19 +18,11 @@ from mer.meal.host import Launch
 from mer.meal.local import LocalHost
 from mer.meal.session import Session
 from mer_worker.tensors import Buffer, encode
-from tests.support import debian
+from tests.support.old_pythons import SUITES, root_of
 from tests.support.peers import PEERS, PYTHON_HANDLER
 from tests.support.workers import soon
 
-SUITES = {"bullseye": (3, 9), "trixie": (3, 13)}
-"""Debian's releases, and the Python that each has."""
-
-PACKAGES = ("python3-minimal", "libpython3-stdlib")
-
 CODE, MODELS = "/opt/driver", "/opt/models"
-
-KEPT = os.environ.get("MER_TEST_ROOTS")
-"""A folder in which the roots stay for the next time, and need no network then."""
 
 
 @pytest.fixture(scope="module", params=SUITES)
@@ -39,22 +30,14 @@ def root(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, tuple[int, int]]]:
     """Give the folder of a small Debian with the worker's code in it."""
-    if why := debian.missing():
-        pytest.skip(why)
-    folder = (Path(KEPT) if KEPT else tmp_path_factory.mktemp("roots")) / request.param
-    try:
-        if not folder.exists():
-            try:
-                debian.make(request.param, PACKAGES, folder)
-            except subprocess.SubprocessError as error:
-                said = getattr(error, "stderr", None) or b""
-                pytest.skip(f"there is no Debian {request.param}: {error} {said.decode()[-400:]}")
-        shutil.copytree(Path(mer_worker.__file__).parent, folder / CODE[1:] / "mer_worker")
-        (folder / MODELS[1:]).mkdir()
-        yield folder, SUITES[request.param]
-    finally:
-        for gone in (folder / CODE[1:], folder / MODELS[1:]) if KEPT else (folder,):
-            shutil.rmtree(gone, ignore_errors=True)
+    with root_of(request.param, tmp_path_factory.mktemp("roots")) as folder:
+        try:
+            shutil.copytree(Path(mer_worker.__file__).parent, folder / CODE[1:] / "mer_worker")
+            (folder / MODELS[1:]).mkdir()
+            yield folder, SUITES[request.param]
+        finally:
+            for gone in (folder / CODE[1:], folder / MODELS[1:]):
+                shutil.rmtree(gone, ignore_errors=True)
 
 
 class RootHost(LocalHost):
