@@ -1,4 +1,7 @@
-"""What every kind of host does for a session: one suite over all kinds, local and over a real sshd."""
+"""What every kind of host does for a session: one suite over all kinds, local and over a real sshd.
+
+Where there is no sshd, asyncssh's own server stands in.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     if request.param == "local":
         made: Host = local_host(tmp_path)
     else:
-        made = sshd.host(sshd.of_process())
+        made = sshd.host(sshd.of_process_or_stand_in())
     yield made
     await made.aclose()
 

@@ -132,7 +132,7 @@ class Peer:
     def host(self, folder: Path) -> Host:
         """Return a host that starts it."""
         if self.far:
-            return sshd.host(sshd.of_process())
+            return sshd.host(sshd.of_process_or_stand_in())
         return _Host(local_host(folder), self)
 
     def plan(self, folder: Path, *, source: str | None = None, **options: Any) -> WorkerPlan:

@@ -59,6 +59,26 @@ def available() -> bool:
     return program() is not None
 
 
+def free_port() -> int:
+    """Return a port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def until_it_listens(process: subprocess.Popen[bytes], port: int, *, log: Path | None = None) -> None:
+    """Wait until somebody can connect to the server that this process is."""
+    for _ in range(200):
+        with socket.socket() as trying:
+            if trying.connect_ex((HOST, port)) == 0:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start:\n{'' if log is None else log.read_text()}")
+
+
 @dataclass
 class Sshd:
     """The server. `environment` is what the far sessions get set (by `SetEnv`)."""
@@ -103,10 +123,7 @@ class Sshd:
         self.prepare()
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation wants it
-        if not self.port:
-            with socket.socket() as free:
-                free.bind((HOST, 0))
-                self.port = free.getsockname()[1]
+        self.port = self.port or free_port()
         lines = self.more
         if self.environment:
             lines += "\nSetEnv " + " ".join(f'{name}="{value}"' for name, value in self.environment.items())
@@ -117,14 +134,7 @@ class Sshd:
         self.process = subprocess.Popen(
             [found, "-D", "-f", str(config), "-E", str(self.folder / "log")], start_new_session=True
         )
-        for _ in range(200):
-            with socket.socket() as trying:
-                if trying.connect_ex((HOST, self.port)) == 0:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise AssertionError(f"sshd did not start:\n{(self.folder / 'log').read_text()}")
+        until_it_listens(self.process, self.port, log=self.folder / "log")
 
     def stop(self) -> None:
         """Stop listening, and cut every connection: each one is a process of its own, in the server's session."""
@@ -164,20 +174,31 @@ def of_process() -> Sshd:
     """
     if not available():
         pytest.skip("no sshd here (on Debian: apt-get install openssh-server)")
-    if not _OF_PROCESS:
+    return _lasting(Sshd)
+
+
+def of_process_or_stand_in() -> Sshd:
+    """Return such a server, or asyncssh's own where there is no sshd: what holds for any server holds for that one."""
+    from tests.support.ssh_stand_in import StandIn
+
+    return _lasting(Sshd if available() else StandIn)
+
+
+def _lasting(kind: type[Sshd]) -> Sshd:
+    if kind not in _OF_PROCESS:
         folder = Path(tempfile.mkdtemp(prefix="mer-sshd-"))
         cache = folder / "cache"
         cache.mkdir(mode=0o700)
-        server = Sshd(folder / "sshd", environment={"XDG_CACHE_HOME": str(cache)})
+        server = kind(folder / "sshd", environment={"XDG_CACHE_HOME": str(cache)})
         server.start()
-        _OF_PROCESS.append(server)
+        _OF_PROCESS[kind] = server
 
         def end() -> None:
             server.stop()
             shutil.rmtree(folder, ignore_errors=True)
 
         atexit.register(end)
-    return _OF_PROCESS[0]
+    return _OF_PROCESS[kind]
 
 
 def host(server: Sshd, *, name: str = "far", python: str | None = sys.executable, **target: Any) -> SshHost:
@@ -215,7 +236,7 @@ def operator(server: Sshd, *, port: int | None = None, more: str = "", **given: 
     return Operator(**{"home": home, "secrets": Secrets({}), "config": str(config)} | given)
 
 
-_OF_PROCESS: list[Sshd] = []
+_OF_PROCESS: dict[type[Sshd], Sshd] = {}
 
 
 @contextmanager
