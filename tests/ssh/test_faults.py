@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from mer.core.errors import ModelFailed, ServerUnreachable
+from mer.core.records import ServerKind
 from mer.meal.session import Session
 from mer.meal.ssh.host import SshHost
 from mer.meal.starting import start
 from tests.support import sshd
 from tests.support.far import ECHO, plan
+from tests.support.registry import ADA
+from tests.support.running import folder_with, python_spec, running
 
 ROOT_NEEDED = pytest.mark.skipif(os.geteuid() != 0, reason="root is needed")
 
@@ -198,3 +201,33 @@ async def test_an_answer_beyond_the_cap_is_told_and_the_session_goes_on(tmp_path
             assert (await session.infer_values({"x": np.arange(2)}))["x"].tolist() == [0, 1]
         finally:
             await session.close()
+
+
+# names, through a whole Mer
+
+
+async def test_names_of_any_kind_go_there_and_come_back(tmp_path: Path) -> None:
+    tensor, file, server = 'a layer\'s "ß" $HOME/0', "données d'été (1) \U0001f600.txt", "größe"
+    package = folder_with(
+        tmp_path / "my models' ü",
+        f"""
+        import pathlib
+
+        def load(weights):
+            text = (pathlib.Path(__file__).parent / "ordner ß" / {file!r}).read_text("utf-8")
+            return lambda inputs: {{"text": text, "sum": float(weights[{tensor!r}].sum()), **inputs}}
+        """,
+    )
+    (package / "ordner ß").mkdir()
+    (package / "ordner ß" / file).write_text("grüße")
+    np.savez(tmp_path / "weights.npz", **{tensor: np.arange(4, dtype=np.float32)})
+    running_sshd = sshd.of_process()
+    async with running(tmp_path, ssh_config=sshd.operator(running_sshd).config) as m:
+        parameters = {"address": sshd.HOST, "port": running_sshd.port, "python": sys.executable}
+        made = await m.servers.register(ADA, server, kind=ServerKind.SSH, parameters=parameters)
+        m._ping._hosts.of(made)._shared_cache = True  # type: ignore[attr-defined]
+        await m.register_weights("gewichte", tmp_path / "weights.npz")
+        await m.register_model("modell-ß", package, spec=python_spec(), weights="gewichte")
+        await m.placements.place(ADA, "modell-ß", server)
+        outputs = (await m.run("modell-ß", {"ein 'Wert'": "ja\u2028"})).outputs
+        assert (outputs["text"], outputs["sum"], outputs["ein 'Wert'"]) == ("grüße", 6.0, "ja\u2028")
