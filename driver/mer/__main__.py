@@ -87,6 +87,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.core.trace import Trace
     from mer.execution.addresses import Addresses
     from mer.execution.audit import Records
+    from mer.execution.choice import Choice
     from mer.execution.drivers import Drivers
     from mer.execution.executor import Executor
     from mer.execution.far_content import FarContent
@@ -147,8 +148,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
         trace = Trace()
     audit = Records(recorder=recorder, leases=leases, finishes=finishes, record_model_log=settings.record_model_log)
     executor = Executor(
-        store=store,
         resolver=resolver,
+        choice=Choice(store.access_log, monotonic=monotonic),
         audit=audit,
         workplaces=workplaces,
         pool=pool,

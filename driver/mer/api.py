@@ -122,24 +122,29 @@ class Mer:
         actor: Actor | None = None,
         on_log: LogCallback | None = None,
         trace: Trace | None = None,
+        retry: bool = False,
     ) -> Coroutine[Any, Any, Result]:
         """Run one invocation of `name`, `name:3` or `name@alias`, with its records in the access log.
 
         `inputs` are numpy arrays, numbers and lists of them, str, bytes, JSON values or `mer_worker.tensors.Buffer`, by
         name. `timeout` is in seconds, for all of it. `on_log` is called with what the model prints. `trace`
-        gets what took how long (mer.core.trace).
+        gets what took how long (mer.core.trace). Of several servers, another one runs it where the first cannot be reached
+        (Result.failed_attempts). With `retry` it is run once more where its worker is lost in the middle: the model allows that.
 
         Raises:
             NotFound, InputInvalid, Busy, ContentError: nothing was started; the refusal is on record.
             ModelFailed, WorkerLost, DeadlineExceeded, ProtocolError: it was started; its end is on record.
+            ServerUnreachable, NotAllowed: no worker could be started on any of its servers; that is on record.
             DatabaseUnreachable: nothing was started, and nothing could be recorded.
-            UsageError: the timeout is not a finite number above 0.
+            UsageError: the timeout is not a finite number above 0; or `retry` of what was sealed, which one worker has.
             HandleUnknown: what was sealed was run or released before, or kept for too long, or its worker has ended.
         """
         # no coroutine of its own: each one more on the way costs a small call a twentieth
         if isinstance(reference, Sealed):
+            if retry:
+                raise UsageError("sealed inputs are with one worker, and cannot be run again")
             return self._sealing.run(reference, timeout=timeout)
-        return self._executor.run(reference, inputs or {}, actor or self.actor, on, timeout, on_log, trace)
+        return self._executor.run(reference, inputs or {}, actor or self.actor, on, timeout, on_log, trace, retry)
 
     def stream(
         self,

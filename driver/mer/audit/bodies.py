@@ -26,6 +26,12 @@ MAX_REFERENCE = 300
 MAX_MESSAGE = 2000
 """Characters of an error's message: it explains, the model's own log holds the rest."""
 
+MAX_FAILED_ATTEMPTS = 16
+"""Described one by one: their number is told whatever it is. A model is rarely placed on more servers."""
+
+MAX_ATTEMPT_MESSAGE = 200
+"""Characters of what each of them failed by."""
+
 MAX_MODEL_LOG = 4000
 """Characters of the end of what a model printed: the last lines before a failure, not a log server."""
 
@@ -75,6 +81,28 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         fields["reference"] = clean_text(self.reference, limit=MAX_REFERENCE)
         return {name: value for name, value in fields.items() if value is not None}
+
+
+class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that was to run an invocation, and did not: another attempt followed."""
+
+    server: str
+    code: str
+    """The error's, for machines."""
+    message: str
+
+    @classmethod
+    def by(cls, server: str, error: MerError) -> FailedAttempt:
+        """Tell of an error there."""
+        return cls(server=server, code=error.code, message=error.message)
+
+    def body(self) -> dict[str, Json]:
+        """Return it as it stands in a record."""
+        return {
+            "server": self.server,
+            "code": self.code,
+            "message": clean_text(self.message, limit=MAX_ATTEMPT_MESSAGE),
+        }
 
 
 class Timings(msgspec.Struct, kw_only=True):
@@ -140,6 +168,7 @@ class Bodies:
         outcome: Outcome,
         error: BaseException | None = None,
         attempts: int = 1,
+        failed_attempts: Sequence[FailedAttempt] = (),
         timings: Timings | None = None,
         inputs: Sequence[TensorDigest] = (),
         outputs: Sequence[TensorDigest] = (),
@@ -159,6 +188,8 @@ class Bodies:
         }
         if error is not None:
             facts["reason"] = reason(error)
+        if failed_attempts:
+            facts["failed_attempts"] = [attempt.body() for attempt in failed_attempts[:MAX_FAILED_ATTEMPTS]]
         if timings is not None:
             facts["timings"] = timings.body()
         if parts is not None:

@@ -40,7 +40,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class MerError(Exception):
@@ -58,6 +58,17 @@ class MerError(Exception):
         self.message = message or inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0]
         self.hint = hint
         super().__init__(self.message)
+
+    def again(self, message: str | None = None) -> Self:
+        """Return the same error for somebody else who is to be told of it, in these words if any are given.
+
+        What was raised once belongs to whom it was raised for: its traceback, its context and its notes.
+        """
+        again = type(self).__new__(type(self))
+        again.__dict__.update({name: value for name, value in self.__dict__.items() if name != "__notes__"})
+        again.message = self.message if message is None else message
+        again.args = (again.message,)
+        return again
 
     @property
     def code(self) -> str:
@@ -333,6 +344,10 @@ class Interrupted(MerError):
     """Interrupted."""
 
     exit_code = 130
+
+
+NOT_LET_IN = (ServerUnreachable, NotAllowed)
+"""By what a worker cannot be started for its server's sake: another server may do."""
 
 
 LIMIT_HINTS = {

@@ -226,6 +226,8 @@ class Records:
             subject=prepared.subject,
             outcome=outcome,
             error=error,
+            attempts=prepared.attempts,
+            failed_attempts=prepared.failed,
             timings=started.timings,
             inputs=inputs,
             outputs=outputs,

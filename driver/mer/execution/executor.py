@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from mer.audit.bodies import Subject, Timings
@@ -25,20 +23,20 @@ from mer.core.records import InvocationId, Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
 from mer.core.trace import CURRENT, Trace, lane_of, span, traced
-from mer.dal.base import Store
 from mer.execution import tracing
-from mer.execution.audit import Audit
-from mer.execution.forms import InputForms
+from mer.execution.audit import Audit, Started
+from mer.execution.choice import Choice
 from mer.execution.inputs import encode_inputs
 from mer.execution.prepared import Prepared
 from mer.execution.results import Result
-from mer.execution.routes import Route, Routes
+from mer.execution.routes import Routes
 from mer.execution.walls import within
+from mer.execution.workers import Workers
 from mer.execution.workplaces import Workplaces
 from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
-from mer.meal.pooled import BATCHES_AHEAD, key_of
+from mer.meal.pooled import BATCHES_AHEAD
 from mer.meal.session import Session
 from mer.registry.resolve import Candidate, Resolved, Resolver
 
@@ -49,8 +47,8 @@ class Executor:
     def __init__(
         self,
         *,
-        store: Store,
         resolver: Resolver,
+        choice: Choice,
         audit: Audit,
         workplaces: Workplaces,
         pool: Pool,
@@ -60,15 +58,15 @@ class Executor:
     ) -> None:
         self.audit = audit
         """Who is told of invocations."""
-        self._store = store
         self._resolver = resolver
-        self._workplaces = workplaces
+        self.workers = Workers(pool=pool, workplaces=workplaces, choice=choice, monotonic=monotonic)
+        """Who gives invocations their workers."""
+        self._choice = choice
         self._pool = pool
         self._run_seconds = run_seconds
         self._trace = trace
         self._monotonic = monotonic
         self._routes = Routes()
-        self._owner = uuid7()  # a stateful worker belongs to this executor: one REPL, one one-shot
 
     async def spec_of(self, reference: str, *, on: str | None = None) -> VersionSpec:
         """Return the spec of the version that would run.
@@ -77,7 +75,7 @@ class Executor:
             NotFound
         """
         resolved = await self._resolver.resolve(reference, on=on)
-        return (await self._choose(resolved)).version.spec
+        return (await self._choice.among(resolved.model.name, resolved.candidates)).version.spec
 
     async def refuse(self, reference: str, error: MerError, *, actor: Actor) -> None:
         """Put on record that an invocation was refused before it came here (see `Mer.refuse`)."""
@@ -92,11 +90,12 @@ class Executor:
         timeout: float | None,
         on_log: LogCallback | None,
         trace: Trace | None,
+        retry: bool = False,
     ) -> Coroutine[Any, Any, Result]:
         """Run one invocation (see `Mer.run`)."""
         if trace is None and self._trace is None:
-            return self._run(reference, inputs, actor, on, timeout, on_log)
-        return self._traced(trace, reference, inputs, actor, on, timeout, on_log)
+            return self._run(reference, inputs, actor, on, timeout, on_log, retry)
+        return self._traced(trace, reference, inputs, actor, on, timeout, on_log, retry)
 
     async def _traced(
         self,
@@ -107,11 +106,12 @@ class Executor:
         on: str | None,
         timeout: float | None,
         on_log: LogCallback | None,
+        retry: bool,
     ) -> Result:
         lane = lane_of(reference, trace, self._trace)
         assert lane is not None  # there is a trace
         with traced(lane, reference):
-            return await self._run(reference, inputs, actor, on, timeout, tracing.marking(lane, on_log))
+            return await self._run(reference, inputs, actor, on, timeout, tracing.marking(lane, on_log), retry)
 
     async def _run(
         self,
@@ -121,6 +121,7 @@ class Executor:
         on: str | None,
         timeout: float | None,
         on_log: LogCallback | None,
+        retry: bool,
     ) -> Result:
         """Run one invocation; what is like others before it, in this very coroutine (docs/decisions/what-a-run-adds.md)."""
         began = self._monotonic()
@@ -132,12 +133,15 @@ class Executor:
             with span("prepare"):
                 prepared = await self.prepare(reference, inputs, actor=actor, on=on)
         deadline, route, audit = self.deadline(timeout, began), prepared.route, self.audit
+        if retry:
+            _ = prepared.encoded  # now: until there is another attempt, the caller might change them
         started = await audit.start(prepared, actor, on_log)
         timings, printed = started.timings, started.printed
+        warm = None
         try:
             warm = self._pool.take_warm(route.worker, printed) if lane is None else None
             if warm is None:
-                reply = await self._perform(prepared, deadline, timings, printed)
+                reply, route = await self._perform(prepared, deadline, timings, printed), prepared.route
             else:
                 settled = False
                 try:
@@ -165,8 +169,10 @@ class Executor:
                 finally:
                     self._pool.give_back(warm, printed, settled=settled)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
-            await audit.end(started, outcome=outcome_of(error), error=told(error))
-            raise
+            if not (retry and isinstance(error, WorkerLost) and (warm is not None or prepared.given)):
+                await audit.end(started, outcome=outcome_of(error), error=told(error))
+                raise
+            reply, route = await self._once_more(started, error, deadline), prepared.route
         recorded = await audit.end(started, outcome=Outcome.SUCCEEDED, reply=reply)
         return Result(
             outputs=reply.outputs,
@@ -175,6 +181,7 @@ class Executor:
             version=route.version,
             server=route.server,
             timings=timings,
+            failed_attempts=prepared.failed,
             recorded=recorded,
         )
 
@@ -217,10 +224,11 @@ class Executor:
                 subject = route.subject
                 encoded = encode_inputs(route.candidate.version.spec, inputs, partial=partial)
             else:
-                candidate = await self._choose(resolved)
+                candidate = await self._choice.among(resolved.model.name, resolved.candidates)
+                self._choice.taken(candidate.server)
                 subject = _subject(reference, resolved, candidate)
                 encoded = encode_inputs(candidate.version.spec, inputs, partial=partial)
-                route = await self._route(resolved, subject, candidate, before=route)
+                route = await self.workers.route(resolved, subject, candidate, before=route)
                 self._routes.keep((reference, on), route)
             if not partial:
                 route.forms.learn(inputs, encoded)
@@ -232,85 +240,21 @@ class Executor:
             raise
         return Prepared(invocation, route, inputs, encoded)
 
-    async def _route(
-        self, resolved: Resolved, subject: Subject, candidate: Candidate, *, before: Route | None
-    ) -> Route:
-        workplace, spec = await self._workplaces.prepare(candidate), candidate.version.spec
-        same = before is not None and before.forms.spec == spec
-        return Route(
-            resolved=resolved,
-            subject=subject,
-            candidate=candidate,
-            workplace=workplace,
-            worker=key_of(workplace.host, workplace.plan, self._owner),
-            forms=before.forms if before is not None and same else InputForms(spec),
-            model=resolved.model.name,
-            version=candidate.version.number,
-            server=candidate.server.name,
-            until=resolved.until,
-            epoch=resolved.epoch,
-            plain=spec.limits.wall_seconds is None and spec.batch is None,
-        )
-
-    async def _choose(self, resolved: Resolved) -> Candidate:
-        """Return where to run: the server with the fewest unfinished invocations of the model on record."""
-        if len(resolved.candidates) == 1:
-            return resolved.candidates[0]
-        unfinished = await self._store.access_log.unfinished_by_server(resolved.model.name)
-        least = min(unfinished.get(candidate.server.name, 0) for candidate in resolved.candidates)
-        idle = [c for c in resolved.candidates if unfinished.get(c.server.name, 0) == least]
-        return random.choice(idle)  # noqa: S311 - among equals; a fixed order would send every one-shot to the first
-
-    @contextlib.asynccontextmanager
-    async def worker(
-        self,
-        prepared: Prepared,
-        deadline: float | None,
-        timings: Timings,
-        on_log: LogCallback | None,
-        *,
-        session: Session | None = None,
-    ) -> AsyncIterator[Session]:
-        """Give a worker of the pool, that of `session` if it is said.
-
-        Raises:
-            DeadlineExceeded: none was ready in time.
-            MerError: as Pool.worker.
-        """
-        async with contextlib.AsyncExitStack() as stack:
-            took: dict[str, int] = {}
-            worker = self._pool.worker(
-                prepared.workplace.host,
-                prepared.workplace.plan,
-                owner=self._owner,
-                on_log=on_log,
-                timings=took,
-                session=session,
-            )
-            lane = CURRENT.get()
-            asked = 0 if lane is None else lane.now()
-            try:
-                async with asyncio.timeout_at(deadline) as patience:
-                    given = await stack.enter_async_context(worker)
-                timings.queue_us += took.get("queue_us", 0)  # what was sealed has had a worker before
-                timings.start_us += took.get("start_us", 0)
-            except TimeoutError as error:
-                if not patience.expired():
-                    raise
-                raise DeadlineExceeded("the deadline passed before a worker was ready") from error
-            if lane is not None:
-                queued = asked + timings.queue_us
-                lane.add("queue", asked, queued)
-                # what it started with stands within it, whatever held us up since
-                lane.add("worker", queued, lane.now())
-            yield given
+    async def _once_more(self, started: Started, error: WorkerLost, deadline: float | None) -> Reply:
+        """Run what was lost in the middle once more: its caller says that the model allows that."""
+        try:
+            await self.workers.again(started.prepared, error)
+            return await self._perform(started.prepared, deadline, started.timings, started.printed)
+        except BaseException as last:
+            await self.audit.end(started, outcome=outcome_of(last), error=told(last))
+            raise
 
     async def _perform(
         self, prepared: Prepared, deadline: float | None, timings: Timings, on_log: LogCallback | None
     ) -> Reply:
         """Run it with a worker that has to be waited for, or started; or traced."""
         _ = prepared.encoded  # now: while time passes its caller might change it
-        async with self.worker(prepared, deadline, timings, on_log) as session:
+        async with self.workers.worker(prepared, deadline, timings, on_log) as session:
             sent = self._monotonic()
             try:
                 reply = await self._infer(session, prepared, deadline, on_log)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from mer.audit.bodies import Timings
+from mer.audit.bodies import FailedAttempt, Timings
 from mer.core.records import InvocationId
 
 
@@ -22,5 +22,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
     parts: int | None = None
     """Of an answer that came in parts, how many; `outputs` are then those of the end, if the model gave any there."""
+    failed_attempts: tuple[FailedAttempt, ...] = ()
+    """Servers that were to run it before this one did, and could not, or (with `retry`) lost it."""
     recorded: bool = True
     """False: the database went away before the finish could be recorded; it waits in the journal of the state folder."""

@@ -28,6 +28,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     until: float
     epoch: int
     """As Resolved has them."""
+    far: bool
+    """Whether the server is another machine, whose key goes on record."""
     plain: bool
     """Whether a call is sent as soon as it is made, and nothing surrounds it: no batch, no wall limit."""
 

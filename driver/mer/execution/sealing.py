@@ -71,7 +71,7 @@ class Sealing:
         deadline = executor.deadline(timeout, began)
         started = await executor.audit.start(prepared, actor, on_log)
         try:
-            async with executor.worker(prepared, deadline, started.timings, started.printed) as session:
+            async with executor.workers.worker(prepared, deadline, started.timings, started.printed) as session:
                 handle = await seal(session, prepared.encoded, keep=seconds, deadline=deadline, on_log=started.printed)
                 self._pool.hold(session)
         except BaseException as error:  # every end of a started invocation goes on record
@@ -88,7 +88,7 @@ class Sealing:
         executor, started = self._executor, self._take(sealed)
         deadline = executor.deadline(timeout, began)
         try:
-            async with executor.worker(
+            async with executor.workers.worker(
                 started.prepared, deadline, started.timings, started.printed, session=sealed.session
             ) as session:
                 sent = time.monotonic()

@@ -171,7 +171,9 @@ class Streaming:
             session = None if handle is None else _session(handle)
             async with contextlib.AsyncExitStack() as stack:
                 with resumed(lane):
-                    worker = executor.worker(prepared, deadline, started.timings, started.printed, session=session)
+                    worker = executor.workers.worker(
+                        prepared, deadline, started.timings, started.printed, session=session
+                    )
                     given = await stack.enter_async_context(worker)
                 wall, sent = prepared.candidate.version.spec.limits.wall_seconds, time.monotonic()
                 asked = 0 if lane is None else lane.now()
@@ -254,6 +256,7 @@ def result_of(started: Started, last: Reply | None, parts: int | None, *, record
         version=prepared.candidate.version.number,
         server=prepared.candidate.server.name,
         timings=started.timings,
+        failed_attempts=prepared.failed,
         recorded=recorded,
         parts=parts,
     )

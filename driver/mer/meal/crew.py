@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 
-from mer.core.errors import MerError, WorkerLost
+from mer.core.errors import NOT_LET_IN, MerError, WorkerLost
 from mer.meal.calls import LogCallback
 from mer.meal.histories import Histories
 from mer.meal.host import Host
@@ -31,10 +31,11 @@ class Crew:
         clock: Callable[[], float],
         freed: Callable[[], None],
         wanted: Callable[[Key], bool],
+        unreachable: Callable[[Host, MerError], None],
     ) -> None:
         """Keep an idle worker for `idle_seconds`; call `freed` when a slot, or room for a worker, has become free.
 
-        `wanted` tells whether somebody waits for a worker of a key.
+        `wanted` tells whether somebody waits for a worker of a key; `unreachable` is told of a host that lets nobody in.
         """
         self.max_workers = max_workers
         """How many there may be altogether."""
@@ -47,6 +48,7 @@ class Crew:
         self._clock = clock
         self._freed = freed
         self._wanted = wanted
+        self._unreachable = unreachable
         self.last: dict[Key, PooledWorker] = {}
         """A worker of each key that was used of late, until it ends: the next one to be used, if nobody has it."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +74,7 @@ class Crew:
 
     def new(self, key: Key, host: Host, plan: WorkerPlan) -> PooledWorker | None:
         """Return a worker to be started, where there is room."""
-        if len(self.workers) >= self.max_workers or not self.may_start(key, plan):
+        if self._full(host) or len(self.workers) >= self.max_workers or not self.may_start(key, plan):
             return None
         worker = PooledWorker(key, host, plan, slots_of(plan))
         self.workers.append(worker)
@@ -87,18 +89,33 @@ class Crew:
         """Whether there is, or will be, a worker of this key that takes further callers."""
         return any(self._of(key))
 
-    def make_room(self) -> bool:
-        """End the worker that has been idle longest; False where none is idle."""
-        idle = [worker for worker in self.workers if worker.idle]
+    def serves_now(self, key: Key) -> bool:
+        """Whether there is a worker of this key that is loaded and takes further callers."""
+        return any(worker.key == key and worker.counts and worker.session is not None for worker in self.workers)
+
+    def narrow(self, host: Host) -> Host | None:
+        """Return where room is to be made for a worker on this host: there, if it is full; None: anywhere."""
+        return host if self._full(host) else None
+
+    def within(self, place: Host | None) -> list[PooledWorker]:
+        """Return the workers of a host; None: all."""
+        return [worker for worker in self.workers if place is None or worker.host is place]
+
+    def make_room(self, place: Host | None = None) -> bool:
+        """End the worker that has been idle longest, of a host or of all; False where none is idle."""
+        idle = [worker for worker in self.within(place) if worker.idle]
         if idle:
             self.end(min(idle, key=lambda worker: worker.idle_since))
         return bool(idle)
 
-    def retire(self) -> None:
+    def retire(self, place: Host | None = None) -> None:
         """Give one worker no further callers, of those whose callers, or their sealed inputs, might never let it be idle."""
-        shared = [worker for worker in self.workers if worker.counts and (worker.slots > 1 or worker.held)]
+        shared = [worker for worker in self.within(place) if worker.counts and (worker.slots > 1 or worker.held)]
         if shared:
             min(shared, key=lambda worker: (worker.taken, worker.idle_since)).worn = True
+
+    def _full(self, host: Host) -> bool:
+        return host.most_workers is not None and len(self.within(host)) >= host.most_workers
 
     def _of(self, key: Key) -> Iterator[bool]:
         return (worker.key == key and worker.counts for worker in self.workers)
@@ -138,6 +155,8 @@ class Crew:
             # beside others that serve, a further one would be short of the same as this one: memory of a GPU, perhaps
             if isinstance(error, WorkerLost) or self.others(worker):
                 self._histories.remember(worker.key, refused=error)
+            if isinstance(error, NOT_LET_IN):
+                self._unreachable(worker.host, error)
             raise
         worker.session = session
         session.when_lost(lambda: self._lost(worker))
@@ -150,7 +169,7 @@ class Crew:
     def _fill(self, first: PooledWorker) -> None:
         """Start, beside a worker that could be started, those that the version wants to be warm."""
         for _ in range(first.plan.spec.workers.min - sum(self._of(first.key))):
-            if len(self.workers) >= self.max_workers or self.closed:
+            if self._full(first.host) or len(self.workers) >= self.max_workers or self.closed:
                 return
             worker = PooledWorker(first.key, first.host, first.plan, first.slots, taken=1)
             self.workers.append(worker)

@@ -35,7 +35,7 @@ class Histories:
         if history is not None and history.refused is not None:
             left = history.not_before - self._clock()
             if left > 0:
-                raise type(history.refused)(f"{history.refused.message} (not tried again for {left:.0f} s)")
+                raise history.refused.again(f"{history.refused.message} (not tried again for {left:.0f} s)")
             del self.known[key]
 
     def refuses(self, key: Key) -> bool:

@@ -167,6 +167,9 @@ class Host(ABC):
 
     name: str
 
+    most_workers: int | None = None
+    """How many it runs at once; None: as many as the pool may have."""
+
     @abstractmethod
     async def probe(self) -> Probe:
         """Look whether workers can run there. Raises: ServerUnreachable."""
@@ -203,9 +206,6 @@ class Host(ABC):
         """The fingerprint of the key by which the machine was known when it was last reached; None where it needs none."""
         return None
 
-    async def address(self) -> Mapping[str, AddressValue]:
-        """Return what takes effect when it is reached; nothing where there is no way to it. Raises: ConfigurationError."""
-        return {}
     @property
     def reached(self) -> bool:
         """Whether the way there stands now, so that what takes long is not the way."""
@@ -216,6 +216,9 @@ class Host(ABC):
         """The command that names another interpreter for its workers; None where there is none."""
         return None
 
+    async def address(self) -> Mapping[str, AddressValue]:
+        """Return what takes effect when it is reached; nothing where there is no way to it. Raises: ConfigurationError."""
+        return {}
 
     async def shown_key(self) -> HostKey:
         """Return the key that the machine shows now, without logging in; or the first on the way that is not trusted.

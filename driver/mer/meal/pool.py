@@ -19,7 +19,7 @@ from mer.meal.crew import Crew
 from mer.meal.histories import Histories
 from mer.meal.host import Host
 from mer.meal.plan import WeightFile, WorkerPlan
-from mer.meal.pooled import Key, PooledWorker, Waiter, key_of, slots_of
+from mer.meal.pooled import Key, PooledWorker, Room, Waiter, key_of, slots_of
 from mer.meal.session import Session
 
 __all__ = ["Pool", "WeightFile", "WorkerPlan"]
@@ -61,6 +61,7 @@ class Pool:
             clock=clock,
             freed=self._next,
             wanted=self._wanted,
+            unreachable=self._unreachable,
         )
 
     @contextlib.asynccontextmanager
@@ -88,6 +89,8 @@ class Pool:
         key = key_of(host, plan, owner)
         worker = await self._turn(Waiter(key, host, plan, asyncio.get_running_loop().create_future(), session))
         queued = self._clock()
+        if timings is not None:
+            timings["queue_us"] = int(1e6 * (queued - began))  # who gives up a start sees by it that it was his turn
         while worker.session is None:
             try:
                 await self._crew.started(worker, on_log)
@@ -217,8 +220,7 @@ class Pool:
         if not self.waiting:
             return
         crew = self._crew
-        ending = sum(worker.closing for worker in crew.workers)
-        leaving = sum(worker.worn and not worker.closing for worker in crew.workers)
+        rooms: dict[Host | None, Room] = {}
         coming: dict[Key, int] = {}
         wanted: dict[Key, int] = {}
         for worker in crew.workers:
@@ -249,11 +251,28 @@ class Pool:
             elif crew.may_start(waiter.key, waiter.plan, beside=wanted.get(waiter.key, 0)):
                 wanted[waiter.key] = wanted.get(waiter.key, 0) + 1
                 coming[waiter.key] = coming.get(waiter.key, 0) + slots_of(waiter.plan) - 1
-                ending -= 1  # the room of a worker that ends is his
-                if ending < 0 and not crew.make_room() and not crew.serves(waiter.key):
-                    leaving -= 1  # so is that of one that is to end after its callers
-                    if leaving < 0:
-                        crew.retire()
+                self._await_room(waiter, rooms)
+
+    def _await_room(self, waiter: Waiter, rooms: dict[Host | None, Room]) -> None:
+        """Let a caller have the room of a worker that ends, or see that one does: on his host, where that is full."""
+        crew = self._crew
+        place = crew.narrow(waiter.host)
+        room = rooms.get(place)
+        if room is None:
+            room = rooms[place] = Room.among(crew.within(place))
+        room.ending -= 1  # the room of a worker that ends is his
+        if room.ending < 0 and not crew.make_room(place) and not crew.serves(waiter.key):
+            room.leaving -= 1  # so is that of one that is to end after its callers
+            if room.leaving < 0:
+                crew.retire(place)
+
+    def _unreachable(self, host: Host, error: MerError) -> None:
+        """Tell those who wait for a host that lets nobody in: each of them would try, one after the other."""
+        for waiter in list(self.waiting):
+            unserved = waiter.session is None and not self._crew.serves_now(waiter.key)
+            if waiter.host is host and unserved and not waiter.turn.done():
+                self.waiting.remove(waiter)
+                waiter.turn.set_exception(error.again())
 
     def _next_of(self, waiter: Waiter, session: Session) -> None:
         """Give a caller the very worker that he needs, once it is free."""

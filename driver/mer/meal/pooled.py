@@ -112,3 +112,21 @@ class Waiter:
     turn: asyncio.Future[PooledWorker] = field(repr=False)
     session: Session | None = None
     """Whose worker it has to be; None: any of the key."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What becomes free by itself, of a host or of all; each who waits claims some of it."""
+
+    ending: int
+    """Workers that end."""
+    leaving: int
+    """Workers that will, after their callers."""
+
+    @classmethod
+    def among(cls, workers: list[PooledWorker]) -> Room:
+        """Count them."""
+        return cls(
+            ending=sum(worker.closing for worker in workers),
+            leaving=sum(worker.worn and not worker.closing for worker in workers),
+        )

@@ -25,7 +25,8 @@ CLOSE_SECONDS = 20.0
 """What the server gets to agree to the end of a connection."""
 
 CHANNEL_SECONDS = 20.0
-"""What the server gets to open a channel."""
+"""What the server gets to open a channel, and how long a worker waits for one of ours to be closed: pools start no more than
+there may be, and who pushes content takes some for a moment."""
 
 TRIES = 4
 """Of a handshake that is dropped before anybody was asked who he is: that is how a server with too many at its door behaves."""
@@ -53,6 +54,10 @@ class Connection:
         """The fingerprint of the key that the server showed when it was last made."""
         self._connected: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
+        self._tried = 0
+        """How often it was tried to be made."""
+        self._refused: MerError | None = None
+        """What the last try ended by, if it failed."""
         self._channels = asyncio.Semaphore(MAX_CHANNELS)
         self._tasks = asyncio.Semaphore(MAX_TASKS)
         self._open_channels: set[ChannelSession] = set()
@@ -70,14 +75,18 @@ class Connection:
     async def channel(self, line: str) -> ChannelSession:
         """Have the far login shell run a line, for a worker, and return the channel to it.
 
-        Waits while MAX_CHANNELS are open.
+        Waits for a while where MAX_CHANNELS are open.
 
         Raises:
             ServerUnreachable: it cannot be connected to, or opens no channel.
             AuthenticationFailed, HostKeyRefused: it does not let us in, or is not the one that we know.
-            Busy: it opens no further channel beside those that it has.
+            Busy: it opens no further channel beside those that it has, or MAX_CHANNELS were open all the time.
         """
-        await self._channels.acquire()
+        try:
+            async with asyncio.timeout(CHANNEL_SECONDS):
+                await self._channels.acquire()
+        except TimeoutError:
+            raise Busy(f"{self.target.name} runs {MAX_CHANNELS} workers, and none of them ended") from None
         try:
             session = await self._execute(line)
         except BaseException:
@@ -112,12 +121,25 @@ class Connection:
                 connected.abort()
 
     async def open(self) -> asyncssh.SSHClientConnection:
-        """Return the connection, and make it where there is none. Raises: as `channel`."""
+        """Return the connection, and make it where there is none; who waits while it is tried shares how that ends.
+
+        Raises: as `channel`.
+        """
+        tried = self._tried
         async with self._connecting:
             if self._closed:
                 raise ServerUnreachable(f"the connection to {self.target.name} was closed")
             if self._connected is None or self._connected.is_closed():
-                self._connected = await self._made()
+                if (
+                    self._refused is not None and self._tried != tried
+                ):  # else the eighth of eight waits eight times as long
+                    raise self._refused.again()
+                try:
+                    self._connected = await self._made()
+                except MerError as error:
+                    self._tried, self._refused = self._tried + 1, error.again()
+                    raise
+                self._refused = None
                 self.made += 1
             return self._connected
 

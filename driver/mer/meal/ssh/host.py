@@ -20,7 +20,7 @@ from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.address import effective
-from mer.meal.ssh.connection import Connection
+from mer.meal.ssh.connection import MAX_CHANNELS, Connection
 from mer.meal.ssh.knock import described
 from mer.meal.ssh.known_hosts import KnownHosts, entry_name
 from mer.meal.ssh.reaching import KEEPALIVE_COUNT, shown_key
@@ -63,6 +63,8 @@ class Unready(ServerUnreachable):
 
 class SshHost(Host):
     """One server."""
+
+    most_workers = MAX_CHANNELS
 
     def __init__(
         self, name: str, connection: Connection, *, python: str | None = None, shared_cache: bool = False
@@ -183,9 +185,19 @@ class SshHost(Host):
         return done
 
     @property
+    def reached(self) -> bool:
+        """Whether its connection stands, as far as this side can tell."""
+        return self._connection.alive
+
+    @property
     def host_key(self) -> str | None:
         """The fingerprint of the key that it showed when it was last connected to."""
         return self._connection.host_key
+
+    @property
+    def choice_of_python(self) -> str:
+        """That of its record."""
+        return f"mer -a server edit {self.name} --python /PATH/TO/python3"
 
     async def address(self) -> Mapping[str, AddressValue]:
         """Return what takes effect when it is reached, and where each value came from."""
@@ -194,11 +206,6 @@ class SshHost(Host):
 
     async def shown_key(self) -> HostKey:
         """Return the key that it shows now, or the first on the way to it that is not trusted."""
-    @property
-    def choice_of_python(self) -> str:
-        """That of its record."""
-        return f"mer -a server edit {self.name} --python /PATH/TO/python3"
-
         address, knock = await shown_key(self._connection.target)
         key = knock.key
         assert key is not None
