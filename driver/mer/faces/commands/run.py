@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,10 @@ from mer.faces.commands.outputs import planned, save
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
 from mer.faces.render.files import require_writable, write_trace
-from mer.faces.render.result import result_document, show_result
+from mer.faces.render.result import result_document, show_result, warn_of_attempts
+
+if TYPE_CHECKING:
+    from mer.execution.results import Result
 
 
 @click.command(cls=Verb, help=ENTRIES["run"].help)
@@ -55,6 +58,9 @@ from mer.faces.render.result import result_document, show_result
 )
 @click.option("--output-dir", "folder", type=Path, metavar="FOLDER", help="Write every output to a file in there.")
 @click.option(
+    "--retry", is_flag=True, help="Run it once more if its worker is lost in the middle: the model allows that."
+)
+@click.option(
     "--jsonl", "lines", is_flag=True, help="Write a JSON object a line for each part of the answer, as it comes."
 )
 @click.pass_obj
@@ -71,6 +77,7 @@ async def command(
     traced: Path | None,
     lines: bool,
     further: str | None,
+    retry: bool,
 ) -> None:
     """Run a model and show what it answers. TEXT is for its only input, or its only string."""
     files = planned(saved)
@@ -80,6 +87,8 @@ async def command(
         raise UsageError("--jsonl writes all outputs to stdout: it does not go with --output or --output-dir")
     if further == STDIN and f"@{STDIN}" in (together, *(pair.partition("=")[2] for pair in given)):
         raise InputInvalid("--input-parts - and @- both mean stdin, which can be read once")
+    if retry and further is not None:
+        raise UsageError("--retry does not go with --input-parts: what was taken of them cannot be taken again")
     if traced is not None:
         require_writable(traced)
     mer = await face.mer()
@@ -98,32 +107,39 @@ async def command(
         asked = True  # there was none that it could have left
 
     trace = Trace() if traced else None
-    stream = mer.stream(
-        reference,
-        inputs,
-        parts=None if further is None else parts(further),
-        on=on,
-        timeout=timeout,
-        on_log=console.model_log(),
-        trace=trace,
-    )
     shown = Parts(console, lines=lines, files=files, folder=folder)
+    result: Result | None
     try:
-        async with contextlib.aclosing(stream):
-            async for outputs in stream:
-                if not stream.whole:
-                    await shown.show(outputs)
+        if retry:
+            result = await mer.run(
+                reference, inputs, on=on, timeout=timeout, on_log=console.model_log(), trace=trace, retry=True
+            )
+        else:
+            stream = mer.stream(
+                reference,
+                inputs,
+                parts=None if further is None else parts(further),
+                on=on,
+                timeout=timeout,
+                on_log=console.model_log(),
+                trace=trace,
+            )
+            async with contextlib.aclosing(stream):
+                async for outputs in stream:
+                    if not stream.whole:
+                        await shown.show(outputs)
+            result = stream.result
     except InputInvalid as error:
         error.hint = error.hint or unread(inputs)
         raise
     finally:
         if traced is not None and trace is not None:
             write_trace(traced, trace)
-    result = stream.result
     assert result is not None
+    warn_of_attempts(console, result)
     if not asked:
         console.warn("the model asked for no further inputs: it was given none of --input-parts")
-    if not stream.whole:
+    if result.parts is not None:
         shown.end(result)
     elif lines:
         await shown.show(result.outputs)

@@ -48,8 +48,23 @@ def _about(result: Result) -> dict[str, Any]:
         "version": result.version,
         "server": result.server,
         "timings": result.timings,
+        "attempts": len(result.failed_attempts) + 1,
+        "failed_attempts": result.failed_attempts,
         "recorded": result.recorded,
     }
+
+
+def warn_of_attempts(console: Console, result: Result) -> None:
+    """Say which servers were to run it before another one did."""
+    for attempt in result.failed_attempts:
+        if attempt.code == "server-unreachable":
+            why = "cannot be reached"
+        elif attempt.code == "worker-lost":
+            why = "lost its worker"
+        else:
+            why = "does not run it"
+        told = visible(f"{attempt.server} {why} ({attempt.message})")
+        console.warn(f"{told}; ran on {visible(result.server)}")
 
 
 def show_result(console: Console, result: Result, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
