@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,21 @@ import pytest
 from tests.support import sshd
 from tests.support.documents import ROOT, blocks
 from tests.support.far_account import FarAccount, far_account
-from tests.support.installation import MER, Installation
+from tests.support.installation import MER, Installation, workers_of
 from tests.support.postgres import state_folder
+from tests.support.running import folder_with
 
 PAGE = "docs/ssh.md"
+
+ENDLESS = """
+    import time
+
+    def load():
+        def handle(inputs):
+            print("running", flush=True)
+            time.sleep(600)
+        return handle
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +104,26 @@ def test_every_block_does_what_the_page_says(
     assert not far.cache.exists()
     assert far.processes() == []
     assert [record["server"] for record in theirs.records("--kind", "started")] == ["local"]
+
+
+def test_with_a_terminal_a_run_there_is_cancelled_when_the_connection_is_gone(
+    ours: Installation, theirs: Installation, far: FarAccount, tmp_path: Path
+) -> None:
+    package = folder_with(tmp_path, ENDLESS)
+    theirs.mer("-a", "model", "register", "endless", str(package), "--entry", "handler:load")
+    command = ["ssh", "-tt", "gpu1", str(MER), "run", "endless"]
+    with subprocess.Popen(command, env=ours.variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert b"running" in process.stdout.readline()
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 30
+    while workers_of(f"{theirs.folder}/scratch") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers_of(f"{theirs.folder}/scratch") == []
+    assert theirs.records("--kind", "finished")[-1]["outcome"] == "cancelled"
+    theirs.mer("log", "verify")
 
 
 def test_the_line_of_cron_runs_as_cron_runs_it(ours: Installation, far: FarAccount, tmp_path: Path) -> None:

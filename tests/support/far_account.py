@@ -49,6 +49,10 @@ class FarAccount:
         folder = self.cache / "scratch"
         return sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
 
+    def forget(self) -> None:
+        """Remove all that MER has left there."""
+        _remove(self.cache)
+
     def trust(self) -> None:
         """Have its key in the known hosts that the configuration names."""
         (self.config.parent / "known_hosts").write_text(self.server.known_hosts_line)
@@ -76,8 +80,12 @@ def far_account(
         with sshd.running(folder / "sshd", environment={"HOME": str(home), **(environment or {})}) as server:
             yield FarAccount(server, home, *_known_to(server, folder))
     finally:
-        subprocess.run(["chmod", "-R", "u+w", str(above)], check=False)  # unpacked packages are read-only
-        shutil.rmtree(above, ignore_errors=True)
+        _remove(above)
+
+
+def _remove(folder: Path) -> None:
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=False)  # unpacked packages are read-only
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _known_to(server: sshd.Sshd, folder: Path) -> tuple[Path, Path]:
