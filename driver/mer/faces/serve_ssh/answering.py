@@ -7,6 +7,8 @@ import contextlib
 from importlib.metadata import version
 from typing import Any, assert_never
 
+import msgspec
+
 from mer.core.actor import Guest
 from mer.core.errors import DeadlineExceeded, FinishNotRecorded, InputInvalid, NotFound, UsageError
 from mer.faces.commands.inputs import read_inputs
@@ -74,8 +76,8 @@ async def _run(face: Face, request: Run) -> None:
                 if request.form is Form.NPZ:
                     raise UsageError("the model answers in parts, which no .npz file holds", hint="--jsonl does")
                 await shown.show(outputs)
-    result = stream.result
-    assert result is not None
+    assert stream.result is not None
+    result = msgspec.structs.replace(stream.result, failed_attempts=())  # they tell of the owner's machines
     if not stream.whole:
         shown.end(result)
     elif request.form is Form.NPZ:
