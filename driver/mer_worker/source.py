@@ -74,6 +74,9 @@ class StreamSource:
                 self.feed(os.read(self.descriptor, RECEIVE_BYTES))
         return waiting.popleft()
 
+    def leave(self) -> None:
+        """Say that what `take` gave was understood whole, and `feed` gets none of it."""
+
     def feed(self, data: bytes) -> None:
         """Take what was read from the stream elsewhere; no bytes are its end. Raises: WireError."""
         self._ended = not data
@@ -123,9 +126,7 @@ class SharedSource:
         try:
             self.reading = True
             while self.other.locked():
-                time.sleep(
-                    _BUSY_SECONDS
-                )  # not by taking the lock: an interrupt might come between that and letting it go
+                time.sleep(_BUSY_SECONDS)  # not by taking the lock: an interrupt might come before it is let go
             while not (len(self._backlog) or self._ended or self._poll.poll(_LOOK_MILLISECONDS)):
                 pass
         finally:
@@ -148,6 +149,10 @@ class SharedSource:
                     self._read()
             finally:
                 self.reading = False
+
+    def leave(self) -> None:
+        """Let the other thread read on while this one computes."""
+        self.reading = False
 
     def feed(self, data: bytes) -> None:
         """Take what `take` has read; no bytes are the end. Raises: WireError."""

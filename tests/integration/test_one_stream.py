@@ -12,7 +12,7 @@ from mer.core.errors import Busy, Interrupted
 from mer.core.specs import Batch
 from mer.meal.host import Host
 from mer_worker.backlog import MOST_WAITING
-from mer_worker.tensors import encode
+from mer_worker.tensors import Buffer, encode
 from tests.support.peers import PEERS
 from tests.support.workers import session_with, until
 
@@ -72,3 +72,22 @@ async def test_a_cancel_of_one_that_waits_is_its_outcome_when_its_turn_comes(tmp
         with pytest.raises(Interrupted):
             await session.outcome(request, call)
         assert (await first).outputs == {"seconds": 0.5}
+
+
+async def test_a_batch_of_several_that_computes_keeps_no_ping_waiting(tmp_path: Path) -> None:
+    source = """
+        import time
+        def load():
+            def handle(batch):
+                time.sleep(len(batch))
+                return batch
+            return handle
+    """
+    async with session_with(tmp_path, source, host=one_stream(tmp_path), batch=Batch(max_size=4)) as session:
+        warm = {"x": Buffer(bytes(4), "float32", (1,))}
+        await session.infer_values(warm)  # from then on by the shortest way
+        computing = [asyncio.ensure_future(session.infer_values(warm)) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        assert await session.ping(seconds=2.0) < 1.0
+        assert not any(each.done() for each in computing)
+        await asyncio.gather(*computing)

@@ -138,6 +138,7 @@ class Batches:
             if items is None:
                 source.feed(data)
                 return
+            source.leave()
             self._run(items)
             del items
 
