@@ -337,7 +337,7 @@ class SshHost(Host):
             return ServerUnreachable(f"{self.name} went away while a worker was started: {session.error}")
         if session.status in (126, 127):
             return ServerUnreachable(
-                f"{self.name} has no {self._python or 'python3'}{words}",
+                f"{self.name}, interpreter: it has no {self._python or 'python3'}{words}",
                 hint=self.choice_of_python,
             )
         return ServerUnreachable(f"{self.name} ended with status {session.status} before a worker spoke{words}")

@@ -283,7 +283,7 @@ def _is_drop(error: Exception) -> bool:
 
 
 def _timed_out(name: str, place: str, step: Step) -> str:
-    seconds = f"within {SECONDS[step]:g} s"
+    seconds, name = f"within {SECONDS[step]:g} s", f"{name}, {step}"
     match step:
         case Step.RESOLVE:
             return f"{name}: its name was not resolved {seconds}"
@@ -297,8 +297,8 @@ def _timed_out(name: str, place: str, step: Step) -> str:
 
 def _not_resolved(target: Target, address: Address, error: Exception) -> ServerUnreachable:
     if isinstance(error, UnicodeError):
-        return ServerUnreachable(f"{target.name}: {address.host.value!r} is no host name")
-    return ServerUnreachable(f"{target.name}: {address.host.value} does not resolve: {_words(error)}")
+        return ServerUnreachable(f"{target.name}, {Step.RESOLVE}: {address.host.value!r} is no host name")
+    return ServerUnreachable(f"{target.name}, {Step.RESOLVE}: {address.host.value} does not resolve: {_words(error)}")
 
 
 def _not_let_in(name: str, address: Address, knock: Knock, error: Exception) -> MerError:
@@ -313,7 +313,9 @@ def _not_let_in(name: str, address: Address, knock: Knock, error: Exception) -> 
     elif knock.methods:
         hint = f"It would let somebody in by: {knock.methods}"
     reason = "" if isinstance(error, asyncssh.PermissionDenied) else f": {_words(error)}"
-    return AuthenticationFailed(f"{name} does not let {address.user.value} in{reason} ({'; '.join(tried)})", hint=hint)
+    return AuthenticationFailed(
+        f"{name}, {Step.AUTHENTICATE}: it does not let {address.user.value} in{reason} ({'; '.join(tried)})", hint=hint
+    )
 
 
 def _words(error: BaseException) -> str:
