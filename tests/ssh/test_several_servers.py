@@ -17,7 +17,7 @@ import pytest
 
 from mer.api import Mer
 from mer.audit.bodies import Bodies, Subject
-from mer.core.errors import ServerUnreachable, UsageError, WorkerLost
+from mer.core.errors import DeadlineExceeded, ServerUnreachable, UsageError, WorkerLost
 from mer.core.identifiers import uuid7
 from mer.core.records import AccessFilter, InvocationId, LeaseId, ServerKind
 from tests.support import sshd
@@ -162,6 +162,35 @@ async def test_all_that_are_set_aside_are_tried_all_the_same(server: sshd.Sshd, 
         m._executor._resolver.forget()
         result = await m.run("model", {"x": 1})
         assert (result.server, result.failed_attempts) == ("gpu2", ())
+
+
+async def test_one_that_is_silent_for_longer_than_a_call_waits_is_passed_over_next_time(
+    server: sshd.Sshd, tmp_path: Path
+) -> None:
+    with socket.socket() as silent:
+        silent.bind((sshd.HOST, 0))
+        silent.listen()  # it takes connections, and says nothing
+        async with driver(server, tmp_path) as m:
+            await register(m, tmp_path, ECHO)
+            await far(m, server, "gpu1", port=silent.getsockname()[1])
+            await place(m, "gpu1", "local")
+            await busy(m, "local")
+            with pytest.raises(DeadlineExceeded, match="before a worker was ready"):
+                await m.run("model", {"x": 1}, timeout=0.5)
+            result = await m.run("model", {"x": 1})
+            assert (result.server, result.failed_attempts) == ("local", ())
+
+
+async def test_those_who_wait_for_one_that_cannot_be_reached_are_told_with_the_first(
+    server: sshd.Sshd, closed: int, tmp_path: Path
+) -> None:
+    async with driver(server, tmp_path) as m:
+        await register(m, tmp_path, ECHO)
+        await far(m, server, "gpu1", port=closed)
+        await place(m, "gpu1")
+        ends = await asyncio.gather(*(m.run("model", {"x": 1}) for _ in range(20)), return_exceptions=True)
+        assert {type(end) for end in ends} == {ServerUnreachable}
+        assert len({id(end) for end in ends}) == 20
 
 
 async def cut(server: sshd.Sshd) -> None:
