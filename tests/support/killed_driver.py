@@ -24,7 +24,7 @@ def killed(*_: object, **__: object) -> Any:
 STEPS: dict[str, Callable[[], None]] = {
     "before started": lambda: setattr(Records, "start", killed),
     "before the worker": lambda: setattr(Pool, "worker", killed),
-    "before finished": lambda: setattr(Finishes, "record", killed),
+    "before finished": lambda: setattr(Finishes, "append", killed),
     "before the lease is given back": lambda: setattr(LeaseKeeper, "close", killed),
     "by the model": lambda: None,
 }
