@@ -22,7 +22,6 @@ from tests.support.postgres import PostgresServer, state_folder
 from tests.support.surreal import migrated
 from tests.support.surreal_servers import SurrealServer, running
 
-
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a shell's background job: what is started here would ignore Ctrl-C too
