@@ -99,7 +99,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     from mer.execution.streaming import Streaming
     from mer.execution.workplaces import Workplaces
     from mer.faces.render.files import require_writable, write_trace
-    from mer.folders import PRIVATE, TRAVERSABLE, own_folder
+    from mer.folders import made_state_folder
     from mer.meal.hosts import MAX_HANDSHAKES, Hosts
     from mer.meal.local import LocalHost
     from mer.meal.pool import Pool
@@ -121,9 +121,8 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     resolver = Resolver(store, monotonic=monotonic, only=None if guest is None else guest.models)
     changes = Changes(store, recorder, allowed=settings.allow_changes, changed=resolver.forget)
     servers = ServerRegistry(store, changes, clock=clock)
-    if not settings.state_folder.exists():  # else what is made in it first would make it, open to others
-        own_folder(settings.state_folder, mode=PRIVATE if os.geteuid() else TRAVERSABLE)
-    content = ContentStore(settings.state_folder / "content")
+    # first: what is made in it would make it, open to others
+    content = ContentStore(made_state_folder(settings.state_folder) / "content")
     local = LocalHost(
         scratch_folder=settings.state_folder / "scratch",
         cache_folder=settings.state_folder / "cache",

@@ -39,6 +39,14 @@ def own_folder(path: Path, *, mode: int = PRIVATE, owner: int | None = None) -> 
     return path
 
 
+def made_state_folder(path: Path) -> Path:
+    """Make the state folder where there is none, as whoever comes first needs it, and return it.
+
+    One that is there is looked at by those who keep something secret in it. Raises: FolderUnsafe.
+    """
+    return path if path.exists() else own_folder(path, mode=PRIVATE if os.geteuid() else TRAVERSABLE)
+
+
 def check_folder(path: Path, *, mode: int = PRIVATE, owner: int) -> None:
     """Raise FolderUnsafe unless `path` is a folder of `owner` with no permission beyond `mode`, OSError where it is missing."""
     found = path.lstat()

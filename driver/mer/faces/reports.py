@@ -11,7 +11,7 @@ from pathlib import Path
 from mer.core.errors import MerError
 from mer.faces.face import Access
 from mer.faces.render.console import Console
-from mer.folders import own_folder
+from mer.folders import made_state_folder, own_folder
 from mer.setting_kinds import MASK, Kind, without_password
 from mer.settings import SETTINGS, Settings
 
@@ -54,7 +54,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _write(text: str, state_folder: Path) -> Path:
-    folder = own_folder(state_folder / "reports")
+    folder = own_folder(made_state_folder(state_folder) / "reports")
     for old in sorted(folder.glob("*.txt"))[: 1 - MOST_REPORTS]:
         with contextlib.suppress(OSError):
             old.unlink()
