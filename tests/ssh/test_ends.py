@@ -89,7 +89,8 @@ class Working:
 
     async def gone(self) -> None:
         """See that neither is there any more."""
-        await until(lambda: not alive(self.worker) and not alive(self.child), seconds=20)
+        await until(lambda: not alive(self.worker), seconds=30)
+        await until(lambda: not alive(self.child), seconds=30)
 
 
 async def test_a_worker_that_is_closed_leaves_nothing(host: SshHost, tmp_path: Path) -> None:
