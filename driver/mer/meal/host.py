@@ -56,6 +56,17 @@ class BytesReceiver(Receiver, Protocol):
         """Take what has come."""
 
 
+def pour(receiver: Receiver, data: bytes) -> None:
+    """Give a receiver bytes that came elsewhere, by the memory that it has for them."""
+    view = memoryview(data)
+    while view:
+        room = receiver.get_buffer()
+        count = min(len(room), len(view))
+        room[:count] = view[:count]
+        receiver.buffer_updated(count)
+        view = view[count:]
+
+
 class Stream(Protocol):
     """Bytes to and from one worker: pipes, an SSH channel, a container's stdin."""
 

@@ -23,7 +23,7 @@ from mer.meal.calls import Call, Calls, LogCallback, Taker
 from mer.meal.ending import CANCEL_GRACE, Ending
 from mer.meal.ends import loss
 from mer.meal.frames import ControlFrames, Frames
-from mer.meal.host import Bytes, Stream
+from mer.meal.host import Bytes, Stream, pour
 from mer.meal.memory import OFFER, SLICE_BYTES, WorkerMemory, refused
 from mer.meal.peer import Peer, hello, text
 from mer.meal.pings import Pings
@@ -107,14 +107,8 @@ class Session:
         """Take what has come (host.BytesReceiver); the middle of a large body is copied to where it stays."""
         if self.shortcut.whole:
             self.shortcut.received(data)
-            return
-        view = memoryview(data)
-        while view:
-            room = self.get_buffer()
-            count = min(len(room), len(view))
-            room[:count] = view[:count]
-            self.buffer_updated(count)
-            view = view[count:]
+        else:
+            pour(self, data)
 
     @classmethod
     async def start(
