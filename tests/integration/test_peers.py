@@ -15,8 +15,9 @@ import pytest
 
 from mer.core.errors import InputInvalid, MerError, ProtocolMismatch, ProtocolViolation, WorkerLost
 from mer.meal.calls import LogCallback
-from mer.meal.host import Launch, Stream
+from mer.meal.host import Launch
 from mer.meal.session import Session
+from mer.meal.stream import Stream
 from mer_worker import wire
 from mer_worker.tensors import encode
 from mer_worker.wire import Decoder, Frame, Kind

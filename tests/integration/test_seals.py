@@ -12,9 +12,9 @@ import pytest
 from mer.core.errors import Busy, HandleUnknown, InputInvalid, ModelFailed, RunTooLong, UsageError
 from mer.core.specs import Limits
 from mer.meal import seals
-from mer.meal.host import Bytes
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
+from mer.meal.stream import Bytes
 from mer_worker.serving.seals import MOST_SEALED
 from mer_worker.tensors import encode
 from mer_worker.wire import MAX_META_BYTES, Flag, Kind, flagged, frame

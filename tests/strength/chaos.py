@@ -42,7 +42,8 @@ from mer.core.errors import (  # noqa: E402
 )
 from mer.dal.memory import MemoryStore  # noqa: E402
 from mer.meal import local  # noqa: E402
-from mer.meal.host import Launch, Stream  # noqa: E402
+from mer.meal.host import Launch  # noqa: E402
+from mer.meal.stream import Stream  # noqa: E402
 from tests.support.running import register, running  # noqa: E402
 
 CALLERS = 8

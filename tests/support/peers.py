@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from mer.core.specs import VersionSpec
-from mer.meal.host import Host, Launch, Stream
+from mer.meal.host import Host, Launch
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
+from mer.meal.stream import Stream
 from mer_worker import wire
 from mer_worker.templates import Incoming
 from mer_worker.wire import Decoder, Frame, Kind

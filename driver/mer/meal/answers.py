@@ -11,9 +11,9 @@ from mer.core.errors import DeadlineExceeded, MerError, OutOfMemory, WorkerLost
 from mer.meal.calls import Call
 from mer.meal.ending import Ending
 from mer.meal.failing import error_of
-from mer.meal.host import Bytes
 from mer.meal.peer import text
 from mer.meal.shortcut import Answer
+from mer.meal.stream import Bytes
 from mer.meal.worker_log import WorkerLog
 from mer_worker.layout import NO_META, Descriptor, open_frame
 from mer_worker.tensors import encode, values_of

@@ -16,9 +16,9 @@ from mer.core.errors import DeadlineExceeded, InputInvalid
 from mer.core.running import Batch
 from mer.meal.answers import Reply
 from mer.meal.calls import Call, LogCallback
-from mer.meal.host import Bytes, Stream
 from mer.meal.session import Session
 from mer.meal.shortcut import Shortcut
+from mer.meal.stream import Bytes, Stream
 from mer_worker.tensors import Encoded, encode
 from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Kind, WireError, pack
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mer.core.errors import ContentError, ContentMissing, DigestMismatch, ProtocolViolation
-from mer.meal.host import Bytes
 from mer.meal.session import Session
+from mer.meal.stream import Bytes
 from mer_worker.intake import MOST_DIGESTS
 from mer_worker.manifest import is_digest
 from mer_worker.wire import Flag, Kind, dump, frame, pack

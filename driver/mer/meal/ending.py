@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from mer.core.errors import DeadlineExceeded, MerError, ProtocolViolation
 from mer.meal.calls import Call, Calls
-from mer.meal.host import Stream
 from mer.meal.ladder import Ladder
 from mer.meal.pings import Pings
+from mer.meal.stream import Stream
 from mer_worker.wire import WireError
 
 CANCEL_GRACE = 1.0

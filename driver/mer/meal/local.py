@@ -21,9 +21,10 @@ import mer_worker
 from mer.core.errors import ServerUnreachable
 from mer.folders import own_folder
 from mer.meal.findings import Found, of_facts
-from mer.meal.host import Host, Launch, Probe, Stream
+from mer.meal.host import Host, Launch, Probe
 from mer.meal.memory import DEFAULT_BYTES, memory_of
 from mer.meal.pipes import ProcessStream
+from mer.meal.stream import Stream
 from mer_worker.orphans import VARIABLE, kill_group, sweep
 from mer_worker.probing import probe
 

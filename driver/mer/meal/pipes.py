@@ -17,8 +17,8 @@ from os import write
 from pathlib import Path
 
 from mer.meal.ends import FOR_MEMORY, memory_kills
-from mer.meal.host import Bytes, Reader, Receiver, Stream
 from mer.meal.memory import WorkerMemory
+from mer.meal.stream import Bytes, Reader, Receiver, Stream
 from mer_worker.orphans import kill_group, sweep
 
 HIGH_WATER = 1 << 20

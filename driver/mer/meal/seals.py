@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from mer.core.errors import HandleUnknown, MerError, ProtocolViolation, UsageError
 from mer.meal.calls import LogCallback
-from mer.meal.host import Bytes
 from mer.meal.session import Session
+from mer.meal.stream import Bytes
 from mer.meal.streams import Message, milliseconds
 from mer_worker.layout import meta_text
 from mer_worker.tensors import Encoded

@@ -23,12 +23,12 @@ from mer.meal.calls import Call, Calls, LogCallback, Taker
 from mer.meal.ending import CANCEL_GRACE, Ending
 from mer.meal.ends import loss
 from mer.meal.frames import ControlFrames, Frames
-from mer.meal.host import Bytes, Stream, pour
 from mer.meal.memory import OFFER, SLICE_BYTES, WorkerMemory, refused
 from mer.meal.peer import Peer, hello, text
 from mer.meal.pings import Pings
 from mer.meal.pulse import Pulse
 from mer.meal.shortcut import Shortcut
+from mer.meal.stream import Bytes, Stream, pour
 from mer.meal.worker_log import WorkerLog
 from mer_worker.layout import NO_META
 from mer_worker.shared import goes_shared
@@ -104,7 +104,7 @@ class Session:
         self.read_from = shortcut.read_from
 
     def received(self, data: bytes) -> None:
-        """Take what has come (host.BytesReceiver); the middle of a large body is copied to where it stays."""
+        """Take what has come (stream.BytesReceiver); the middle of a large body is copied to where it stays."""
         if self.shortcut.whole:
             self.shortcut.received(data)
         else:
@@ -395,7 +395,7 @@ class Session:
                 self._stream.write(pack(Kind.SHUTDOWN))
         return await self._ending.close(grace)
 
-    # --- what the stream does (host.Receiver)
+    # --- what the stream does (stream.Receiver)
 
     def log(self, text: bytes) -> None:
         """Pass on the worker's own log, up to a bound for each request."""

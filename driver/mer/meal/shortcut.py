@@ -127,7 +127,7 @@ class Shortcut:
         return call
 
     def read_from(self, descriptor: int, ended: Callable[[], None]) -> None:
-        """Read what has come (host.Reader)."""
+        """Read what has come (stream.Reader)."""
         if not self.whole:
             self._fill(descriptor, ended)
             return

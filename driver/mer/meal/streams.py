@@ -13,8 +13,8 @@ from typing import Any, Self, TypeAlias
 from mer.core.errors import InputInvalid, MerError, UsageError
 from mer.meal.answers import Reply
 from mer.meal.calls import Call, LogCallback
-from mer.meal.host import Bytes
 from mer.meal.session import Session
+from mer.meal.stream import Bytes
 from mer_worker.credit import Credit, Window, weight, weight_of
 from mer_worker.tensors import Encoded, encode
 from mer_worker.wire import Flag, Frame, Kind, WireError, dump, flagged, pack

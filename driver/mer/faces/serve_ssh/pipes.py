@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from mer.meal.host import Bytes
+from mer.meal.stream import Bytes
 from mer_worker.wire import Decoder, Frame, WireError
 
 HIGH_WATER = 4 << 20

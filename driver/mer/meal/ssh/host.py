@@ -15,7 +15,7 @@ import asyncssh
 from mer.core.errors import MerError, ServerUnreachable
 from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
 from mer.meal.findings import Found
-from mer.meal.host import AddressValue, Freed, Host, HostKey, Launch, Probe, Stream
+from mer.meal.host import AddressValue, Freed, Host, HostKey, Launch, Probe
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
@@ -26,6 +26,7 @@ from mer.meal.ssh.known_hosts import KnownHosts, entry_name
 from mer.meal.ssh.reaching import KEEPALIVE_COUNT, shown_key
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer.meal.staging import stage
+from mer.meal.stream import Stream
 from mer_worker.orphans import VARIABLE
 
 MAX_SAID = 64 << 10

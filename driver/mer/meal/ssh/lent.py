@@ -16,12 +16,13 @@ from typing import Any
 from mer.core.errors import ConfigurationError, MerError, NotAllowed, ProtocolMismatch, ServerUnreachable
 from mer.core.lent import RUNNER, digests
 from mer.meal.findings import Finding, Found
-from mer.meal.host import Freed, Launch, Probe, Stream
+from mer.meal.host import Freed, Launch, Probe
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.examining import PINGS, WORKER_SECONDS, Examination
 from mer.meal.ssh.host import MAX_SAID, START_SECONDS, SshHost
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
+from mer.meal.stream import Stream
 from mer_worker.wire import PREAMBLE
 
 VIA = "serve-ssh"

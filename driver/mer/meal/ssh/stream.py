@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 
 import asyncssh
 
-from mer.meal.host import Bytes, BytesReceiver, Receiver, Stream, pour
 from mer.meal.memory import WorkerMemory
+from mer.meal.stream import Bytes, BytesReceiver, Receiver, Stream, pour
 from mer_worker.wire import Kind, pack
 
 WINDOW = 32 << 20
