@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +27,40 @@ if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a shell's background job: what is started here would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+HANGS_SECONDS = 300.0
+"""What a test gets with all its fixtures: the longest takes a third of it on a machine that others use too."""
+
+TERMINAL = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the standard error that people read: while this file is imported, and while tests run, pytest has its own."""
+    config.stash[TERMINAL] = os.dup(2)
+
+
+def _end_what_hangs(config: pytest.Config) -> None:
+    faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True, file=config.stash[TERMINAL])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process of a test that hangs, after every thread's stack: xdist names the test and goes on with another.
+
+    An exception, as pytest-timeout raises it, would leave the teardown hanging: an event loop joins its threads.
+    """
+    _end_what_hangs(item.config)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Set the alarm again, which pytest takes back for whoever debugs: the teardown of what failed may hang too."""
+    _end_what_hangs(node.config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,89 @@ async def test_stdin_is_an_input():
     assert await read(TEXT, "text=@-", stdin=b"dear\n") == {"text": "dear\n"}
     assert await read(IMAGE, "image=@-", stdin=b"[1, 2]") == {"image": [1, 2]}
     assert await read(ANY, "x=@-", stdin=b"\xff\x00") == {"x": b"\xff\x00"}
+
+
+def saved(save, *arrays, **named):
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("version_spec", [IMAGE, spec(("image", "float32", "*")), ANY])
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+async def test_an_array_in_stdin_is_known_by_its_first_bytes(version_spec, save):
+    value = (await read(version_spec, "image=@-", stdin=saved(save, np.array([1, 2], np.float32))))["image"]
+    assert value.dtype == np.float32
+    assert value.tolist() == [1, 2]
+
+
+async def test_all_inputs_come_from_an_npz_file_or_json_in_stdin():
+    arrays = saved(np.savez, a=np.arange(2), b=np.arange(3))
+    values = await read(ANY, together="@-", stdin=arrays)
+    assert {name: value.tolist() for name, value in values.items()} == {"a": [0, 1], "b": [0, 1, 2]}
+    assert await read(ANY, together="@-", stdin=b'{"a": 1}') == {"a": 1}
+    with pytest.raises(InputInvalid, match=r"stdin holds several arrays \(a, b\)"):
+        await read(IMAGE, "image=@-", stdin=arrays)
+    with pytest.raises(InputInvalid, match="a bare one: --input takes it"):
+        await read(ANY, together="@-", stdin=saved(np.save, np.arange(2)))
+
+
+async def test_a_pipe_without_a_telling_name_is_told_by_its_first_bytes_too(tmp_path):
+    for name in ("pipe", "pipe.npy"):  # what a shell's <(…) gives, and one that somebody has named
+        os.mkfifo(tmp_path / name)
+        writing = asyncio.to_thread((tmp_path / name).write_bytes, saved(np.save, np.arange(2)))
+        task = asyncio.create_task(writing)
+        assert (await read(IMAGE, f"image=@{tmp_path}/{name}"))["image"].tolist() == [0, 1]
+        await task
+
+
+@pytest.mark.parametrize("content", [saved(np.save, np.arange(2)), saved(np.savez, np.arange(2))])
+async def test_bytes_that_are_asked_for_stay_bytes(tmp_path, content):
+    (tmp_path / "content").write_bytes(content)
+    data = spec(("x", "bytes", ()))
+    assert await read(data, "x=@-", stdin=content) == {"x": content}
+    assert await read(data, f"x=@{tmp_path}/content") == {"x": content}
+    assert await read(ANY, f"x=@{tmp_path}/content") == {"x": content}
+
+
+async def test_a_document_that_is_a_zip_is_bytes_where_nothing_is_asked_for():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("word/document.xml", "<w/>")
+    for content in (file.getvalue(), b"PK\x03\x04 broken", b"PK\x05\x06\xff"):
+        assert await read(ANY, "x=@-", stdin=content) == {"x": content}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x93NUMPY\x01\x00v\x00{", "stdin is no array in numpy's format"),
+        (b"PK\x03\x04 broken", "stdin is no array in numpy's format"),
+        (saved(np.save, np.arange(100))[:-1], "stdin is no array in numpy's format"),
+        (saved(np.savez, np.arange(100)).replace(b"\x63" + bytes(7), b"\x62" + bytes(7), 1), "stdin holds no arrays"),
+        (saved(np.savez), "stdin holds no array"),
+        (saved(np.save, np.array([{}], object), allow_pickle=True), "allow_pickle=False"),
+        (b"\xff", "stdin .for image. is not UTF-8"),
+    ],
+)
+async def test_stdin_that_is_damaged_is_refused_as_what_it_began_to_be(content, told):
+    with pytest.raises(InputInvalid, match=told):
+        await read(IMAGE, "image=@-", stdin=content)
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+@pytest.mark.parametrize("way", ["file", "stdin"])
+async def test_arrays_are_read_up_to_the_bound(tmp_path, monkeypatch, save, way):
+    content = saved(save, np.zeros(10_000, np.uint8))
+    unpacked = len(saved(np.save, np.zeros(10_000, np.uint8)))
+    most = max(unpacked, len(content))
+    (tmp_path / "x.npz").write_bytes(content)
+    source, stdin = (f"image=@{tmp_path}/x.npz", b"") if way == "file" else ("image=@-", content)
+    monkeypatch.setattr(inputs, "MAX_INPUT_BYTES", most)
+    assert (await read(IMAGE, source, stdin=stdin))["image"].shape == (10_000,)
+    monkeypatch.setattr(inputs, "MAX_INPUT_BYTES", most - 1)
+    with pytest.raises(InputInvalid, match=f"more than {most - 1} bytes"):
+        await read(IMAGE, source, stdin=stdin)
 
 
 async def test_stdin_is_read_once():

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mer.core.errors import InputInvalid, UsageError
 from mer.core.specs import TensorSpec, VersionSpec
+from mer.faces.commands.numpy_files import Form, form_of, holds_arrays, read_array, read_arrays
 from mer.faces.detached import detached
 from mer_worker.dtypes import BYTES, STRING
 
 STDIN = "-"
 
 MAX_INPUT_BYTES = 4 << 30
-"""Of a file or of stdin: it is held in memory whole, and whoever names a disk image by mistake should be told so."""
+"""Of a file or of stdin, unpacked: it is held in memory whole, and whoever names a disk image by mistake should be told so."""
 
 CHUNK = 1 << 20
 """Bytes asked for at first of what does not say how long it is; after that, as many as are there already."""
@@ -103,28 +106,42 @@ class _Source:
         path = value.removeprefix("@")
         if not value.startswith("@"):
             return _object(value, "--inputs")
-        if path.endswith(".npz"):
-            return _arrays(path)
-        return _object(_text(self._content(path), path), path)
+        if path.endswith(Form.SEVERAL):
+            with self._opened(path) as file:
+                return read_arrays(file, path, most=MAX_INPUT_BYTES)
+        content, name = self._content(path), _name(path)
+        if path == STDIN and form_of(content):
+            return read_arrays(io.BytesIO(content), name, most=MAX_INPUT_BYTES)
+        return _object(_text(content, name), name)
 
     def _file(self, spec: TensorSpec | None, name: str, path: str) -> Any:
+        """Return what a file holds: what its name says; where that says nothing, what the input is to be."""
         match Path(path).suffix.lower() if path != STDIN else "":
-            case ".npy":
-                return _array(path)
-            case ".npz":
-                arrays = _arrays(path)
-                if len(arrays) != 1:
-                    names = ", ".join(arrays) or "none"
-                    raise InputInvalid(f"{path} holds several arrays ({names}): --inputs @{path} takes all of them")
-                return next(iter(arrays.values()))
+            case Form.ONE | Form.SEVERAL:
+                with self._opened(path) as file:
+                    return read_array(file, path, most=MAX_INPUT_BYTES)
             case ".json":
                 return _json(_text(self._content(path), path), path)
             case ".txt":
                 return _text(self._content(path), path)
         content = self._content(path)
-        if spec is None or spec.dtype == BYTES:
-            return _text_or_bytes(content) if path == STDIN and spec is None else content
-        return _typed(spec, _text(content, f"{path} (for {name})"))
+        if spec is None:
+            return _guessed(content) if path == STDIN else content
+        if spec.dtype == BYTES:
+            return content
+        if form_of(content):
+            return read_array(io.BytesIO(content), _name(path), most=MAX_INPUT_BYTES)
+        return _typed(spec, _text(content, f"{_name(path)} (for {name})"))
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[BinaryIO]:
+        """Open a file in which a reader may go back and forth."""
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(Path(path).open("rb"))
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+                raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
+            yield file if file.seekable() else io.BytesIO(_bounded(file, path))
 
     def _content(self, path: str) -> bytes:
         if path != STDIN:
@@ -134,7 +151,7 @@ class _Source:
         if self._read:
             raise InputInvalid("@- stands twice, and stdin can be read once")
         self._read = True
-        return _bounded(self._stdin, "stdin")
+        return _bounded(self._stdin, _name(STDIN))
 
 
 def _read_file(path: str) -> bytes:
@@ -174,7 +191,11 @@ def _text(content: bytes, name: str) -> str:
         raise InputInvalid(f"{name} is not UTF-8 text (byte {error.start})") from error
 
 
-def _text_or_bytes(content: bytes) -> Any:
+def _guessed(content: bytes) -> Any:
+    """Return what stdin holds for an input of which nothing is known: an array, JSON, text, or else its bytes."""
+    form = form_of(content)
+    if form is Form.ONE or (form and holds_arrays(io.BytesIO(content))):
+        return read_array(io.BytesIO(content), _name(STDIN), most=MAX_INPUT_BYTES)
     try:
         return _typed(None, content.decode())
     except UnicodeDecodeError:
@@ -209,41 +230,13 @@ def _object(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def _array(path: str) -> Any:
-    import numpy
-
-    try:
-        value = numpy.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
-        # SyntaxError and the rest: what a damaged header makes numpy's reader say
-        raise InputInvalid(f"{path} is no array in numpy's format: {_why(error)}") from error
-    if not isinstance(value, numpy.ndarray):
-        value.close()
-        raise InputInvalid(f"{path} is no single array in numpy's format")
-    return value
-
-
-def _arrays(path: str) -> dict[str, Any]:
-    import zipfile
-    import zlib
-
-    import numpy
-
-    try:
-        with numpy.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise InputInvalid(f"{path} cannot be read: {_why(error)}", hint=_literal(path)) from error
-    except (OSError, ValueError, EOFError, MemoryError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        # AttributeError: the file is a bare array, which is no context manager
-        raise InputInvalid(f"{path} holds no arrays in numpy's .npz format: {_why(error)}") from error
-
-
 def _why(error: BaseException) -> str:
     told = error.strerror if isinstance(error, OSError) else None
     return told or (str(error).partition("\n")[0] or type(error).__name__)
+
+
+def _name(path: str) -> str:
+    return "stdin" if path == STDIN else path
 
 
 def _literal(path: str) -> str:

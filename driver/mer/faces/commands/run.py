@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Text, JSON, or @FILE (.npy .npz .json .txt, else bytes; @- is stdin, @@ a literal @); several times.",
+    help="Text, JSON, or @FILE (.npy .npz .json .txt, else bytes); @- is stdin in any of these forms, @@ a literal @. "
+    "Several times.",
 )
-@click.option("--inputs", "together", metavar="@FILE", help="All inputs at once, from a .json or .npz file.")
+@click.option(
+    "--inputs", "together", metavar="@FILE", help="All inputs at once, from a .json or .npz file; @- is stdin."
+)
 @click.option(
     "--input-parts",
     "further",
