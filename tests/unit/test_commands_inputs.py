@@ -171,7 +171,7 @@ async def test_a_document_that_is_a_zip_is_bytes_where_nothing_is_asked_for():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("word/document.xml", "<w/>")
-    for content in (file.getvalue(), b"PK\x03\x04 broken", b"PK\x05\x06\xff"):
+    for content in (file.getvalue(), b"PK\x03\x04 broken \xff", b"PK\x05\x06\xff"):
         assert await read(ANY, "x=@-", stdin=content) == {"x": content}
 
 
@@ -229,7 +229,7 @@ async def test_all_inputs_come_from_a_json_file(tmp_path):
         ("x.npy", b"no array", "no array in numpy's format"),
         ("x.npy", b"", "no array in numpy's format"),
         ("x.npy", b"\x93NUMPY\x01\x00v\x00{", "no array in numpy's format"),
-        ("x.npz", b"PK\x03\x04 broken", "no arrays in numpy's .npz format"),
+        ("x.npz", b"PK\x03\x04 broken", "no array in numpy's format"),
         ("x.json", b"{", "is not JSON"),
         ("x.json", b"[" * 100_000, "is not JSON"),
         ("x.txt", b"\xff", "is not UTF-8 text"),
