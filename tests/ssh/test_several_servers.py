@@ -17,7 +17,7 @@ import pytest
 
 from mer.api import Mer
 from mer.audit.bodies import Bodies, Subject
-from mer.core.errors import DeadlineExceeded, ServerUnreachable, UsageError, WorkerLost
+from mer.core.errors import Busy, DeadlineExceeded, ServerUnreachable, UsageError, WorkerLost
 from mer.core.identifiers import uuid7
 from mer.core.records import AccessFilter, InvocationId, LeaseId, ServerKind
 from tests.support import sshd
@@ -127,6 +127,29 @@ async def test_this_machine_takes_over_from_a_far_one(server: sshd.Sshd, closed:
         assert stream.result is not None
         assert (stream.result.server, len(stream.result.failed_attempts)) == ("local", 1)
         assert "host_key" not in (await bodies(m, "finished"))[-1]
+
+
+async def test_one_that_has_no_room_for_a_worker_sends_the_invocation_on(tmp_path: Path) -> None:
+    if not sshd.available():
+        pytest.skip("no sshd here")
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with sshd.running(tmp_path / "sshd", more="MaxSessions 1", environment=cache) as server:
+        async with driver(server, tmp_path) as m:
+            for name in ("model", "other"):
+                await register(m, tmp_path, ECHO, name=name)
+            await far(m, server, "gpu1")
+            await place(m, "gpu1", model="other")
+            await place(m, "gpu1", "local")
+            await m.run("other", {"x": 1})  # its worker has the one session that there is
+            await busy(m, "local")
+            result = await m.run("model", {"x": 1})
+            assert (result.server, [each.server for each in result.failed_attempts]) == ("local", ["gpu1"])
+            [attempt] = (await bodies(m, "finished"))[-1]["failed_attempts"]
+            assert (attempt["server"], attempt["code"]) == ("gpu1", "busy")
+            await busy(m, "local")
+            assert (await m.run("model", {"x": 1})).failed_attempts == ()  # it is set aside for a while
+            with pytest.raises(Busy, match="gpu1 opens no session beside the 1 that it has"):
+                await m.run("model", {"x": 1}, on="gpu1")  # where nobody else may run it, it is busy
 
 
 async def test_one_that_is_asked_for_by_name_is_the_only_one_tried(

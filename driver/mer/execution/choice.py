@@ -80,7 +80,7 @@ class Choice:
             aside.until, aside.tried = self._after(aside.failures), True
 
     def failed(self, server: Server) -> None:
-        """Set a server aside: it could not be reached."""
+        """Set a server aside: it could not be reached, or has no room."""
         aside = self._known(server)
         if aside is None:
             if len(self._aside) >= MAX_ASIDE:

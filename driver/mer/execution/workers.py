@@ -1,7 +1,7 @@
-"""A worker for an invocation: of the pool, on the server that was chosen, or on another one where that cannot be reached.
+"""A worker for an invocation: of the pool, on the server that was chosen, or on another one where that cannot give one.
 
-That a server cannot be reached shows before anything of the input has gone there, so another may take its place. It has to run
-the very version that stands on record as started.
+That a server cannot be reached, or has no room for a worker, shows before anything of the input has gone there, so another may
+take its place. It has to run the very version that stands on record as started.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from mer.audit.bodies import Subject, Timings
-from mer.core.errors import NOT_LET_IN, DeadlineExceeded, MerError, WorkerLost
+from mer.core.errors import NOT_LET_IN, Busy, DeadlineExceeded, MerError, WorkerLost
 from mer.core.identifiers import uuid7
 from mer.core.records import ServerKind
 from mer.core.trace import CURRENT
@@ -107,7 +107,7 @@ class Workers:
         on_log: LogCallback | None,
         session: Session | None,
     ) -> Session | None:
-        """Take a worker where the invocation is to run; None: it cannot be reached, and another server is next."""
+        """Take a worker where the invocation is to run; None: it cannot be had there, and another server is next."""
         workplace, server = prepared.workplace, prepared.candidate.server
         took: dict[str, int] = {}
         worker = self._pool.worker(
@@ -123,7 +123,9 @@ class Workers:
             if took and not workplace.host.reached:  # it was being started, and there was no way there yet
                 self._choice.failed(server)
             raise DeadlineExceeded("the deadline passed before a worker was ready") from error
-        except NOT_LET_IN as error:
+        except (*NOT_LET_IN, Busy) as error:
+            if isinstance(error, Busy) and not took:
+                raise  # it is this driver's own queue that is full: that is no server's fault
             timings.start_us += round((self._monotonic() - began) * 1e6)
             self._choice.failed(server)
             if not await self._elsewhere(prepared, error):
