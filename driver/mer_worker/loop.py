@@ -12,6 +12,7 @@ from mer_worker.conversation import Conversation
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled, Interrupts
 from mer_worker.limits import Limits
+from mer_worker.loading import load_fields
 from mer_worker.logs import Logs
 from mer_worker.outputs import Outputs
 from mer_worker.runners import RUNNERS, Runner, load
@@ -27,6 +28,7 @@ from mer_worker.wire import (
     OLDEST_VERSION,
     PREAMBLE,
     VERSION,
+    BodyDropped,
     Decoder,
     Flag,
     Frame,
@@ -119,11 +121,10 @@ class Worker:
         """Take frames until the conversation is over; True where it goes on, and what serves wants this thread."""
         for received in self._conversation.frames():
             if received.kind == Kind.INFER and self._serving is not None:
-                flags, kinds = received.flags, self._serving.kinds
-                if flags & Flag.HANDLE and Kind.SEAL not in kinds:
-                    self._refuse(received, "a model that has several requests at once takes no sealed inputs")
-                elif flags & Flag.MORE and Kind.PART not in kinds:
-                    self._refuse(received, "a model that takes batches takes no inputs in parts")
+                if received.flags & Flag.MORE and Kind.PART not in self._serving.kinds:
+                    text = "a model that takes batches takes no inputs in parts"
+                    failure = Failure("input", "takes-whole-inputs", text)
+                    self._channel.send(error_frame(failure, received.request))
                 else:
                     self._serving.infer(received)
             elif not self._other(received):
@@ -131,9 +132,6 @@ class Worker:
             elif received.kind == Kind.LOAD and hasattr(self._serving, "drive"):
                 return True
         return False
-
-    def _refuse(self, received: Frame, text: str) -> None:
-        self._channel.send(error_frame(Failure("input", "takes-whole-inputs", text), received.request))
 
     def _open(self) -> Union[StreamSource, SharedSource]:
         """Begin to listen, and return where the main thread's frames come from."""
@@ -211,8 +209,6 @@ class Worker:
             self._channel.send(error_frame(Failure("protocol", "not-loaded", "no model is loaded"), request))
         elif self._serving is not None and kind in self._serving.kinds:
             self._serving.take(received)
-        elif self._serving is not None and kind in (Kind.SEAL, Kind.RELEASE):
-            self._refuse(received, "a model that has several requests at once takes no sealed inputs")
         elif kind in (Kind.HAVE, Kind.PUT) and self._cache is not None:
             self._cache.take(received)
         elif kind in (Kind.PART, Kind.CREDIT):
@@ -243,6 +239,8 @@ class Worker:
                 turn.stop()
             if watch is not None:
                 watch.loaded()
+        except BodyDropped as error:
+            self._channel.send(error_frame(Failure("busy", "out-of-memory", str(error)), request))
         except WireError as error:
             self._channel.send(error_frame(Failure("protocol", "bad-load", str(error)), request))
         except Cancelled:
@@ -256,8 +254,12 @@ class Worker:
             self._channel.send(frame(Kind.RESULT, {}, request=request, number=turn.microseconds()))
 
     def _found(self, received: Frame) -> dict[str, Any]:
-        """Return a load frame's head with paths for digests, once the device is this driver's. Raises: Failure."""
-        fields = received.fields()
+        """Return what a load frame says, with paths for digests, once the device is this driver's.
+
+        Raises:
+            Failure, WireError
+        """
+        fields = load_fields(received)
         if self._cache is None:
             return fields
 

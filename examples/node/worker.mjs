@@ -71,10 +71,13 @@ function json(value) {
   return Buffer.from(text);
 }
 
+function parsed(text) {
+  try { return JSON.parse(utf8.decode(text)); } catch (error) { throw invalid(`no JSON: ${error.message}`); }
+}
+
 function object(head) {
   if (!head.length) return {};
-  let value;
-  try { value = JSON.parse(utf8.decode(head)); } catch (error) { throw invalid(`no JSON: ${error.message}`); }
+  const value = parsed(head);
   if (value === null || typeof value !== "object" || Array.isArray(value)) throw invalid("a head is a JSON object");
   return value;
 }
@@ -376,7 +379,11 @@ function within(folder, name) {
   return path;
 }
 
-function weightsOf(listed) {
+function weightsIn({ body }) {
+  if (!body?.length) return undefined;
+  if (body.length > CAP.json) throw invalid(`a list of weights of ${body.length} bytes`);
+  const listed = parsed(body);
+  if (!Array.isArray(listed)) throw invalid("the body of a load is a list of weights");
   const weights = {};
   for (const [name, dtype, shape, path] of listed) {
     Object.defineProperty(weights, name, {
@@ -390,9 +397,9 @@ function weightsOf(listed) {
   return weights;
 }
 
-async function load(fields) {
+async function load(frame) {
   if (model) throw new Failure("protocol", "already-loaded", "this worker has its model; start another one");
-  const { runner, folder, options = {}, weights } = fields;
+  const { runner, folder, options = {} } = fieldsOf(frame);
   if (runner !== "javascript") throw new Failure("load", "no-runner", `there is no runner ${runner}, only javascript`);
   if (typeof folder !== "string" || !statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
     throw new Failure("load", "no-package", `there is no folder ${folder}`);
@@ -402,7 +409,7 @@ async function load(fields) {
   if (!statSync(path, { throwIfNoEntry: false })) throw new Failure("load", "no-entry-point", `there is no module ${path}`);
   const found = await import(pathToFileURL(path));
   if (typeof found.handler !== "function") throw new Failure("load", "no-handler", `${module} exports no function handler`);
-  if (found.load) await found.load(given, weights && weightsOf(weights));
+  if (found.load) await found.load(given, weightsIn(frame));
   model = found.handler;
 }
 
@@ -544,7 +551,7 @@ function take(frame) {
   if (kind === KIND.hello) greet(fieldsOf(frame));
   else if (kind === KIND.error && request === 0n) process.exit(0);
   else if (!greeted) throw new BrokenStream("the first frame is a hello");
-  else if (kind === KIND.load) waiting.push([frame, async () => ({ fields: {}, body: [], ...(await load(fieldsOf(frame))) })]);
+  else if (kind === KIND.load) waiting.push([frame, async () => ({ fields: {}, body: [], ...(await load(frame)) })]);
   else if (kind === KIND.infer) {
     if (flags & (FLAG.more | FLAG.stream)) flows.set(request, new Flow(request, flags));
     waiting.push([frame, infer]);

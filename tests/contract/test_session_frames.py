@@ -11,12 +11,26 @@ from typing import Any
 import pytest
 
 from mer_worker import wire
-from mer_worker.layout import read_head
-from mer_worker.tensors import encode
+from mer_worker.layout import open_frame, read_head
+from mer_worker.loading import load_frame
+from mer_worker.tensors import encode, values_of
 from mer_worker.wire import HEADER, MAX_LOG_FRAME_BYTES, MAX_META_BYTES, Frame, Kind
 from tests.support.peers import HELLO, Peer, bare
 
 PLAIN = encode({"x": "text"})
+
+WEIGHTS = {
+    "python": """
+        def load(weights):
+            return lambda inputs: {"found": [len(weights), weights["layer.19999"].data[0]]}
+    """,
+    "javascript": """
+        let weights;
+        export function load(options, given) { weights = given; }
+        export const handler = () => ({ found: [Object.keys(weights).length, weights["layer.19999"].data[0]] });
+    """,
+}
+"""Handlers that tell how many weights they were given, and what is in the last one."""
 
 
 def asked(request: int, values: dict[str, Any] | None = None, **given: Any) -> bytes:
@@ -158,6 +172,22 @@ class TestRequests:
             await worker.result(3)
             worker.frame(Kind.LOAD, fields, request=4)
             assert (await worker.error(4))["code"] == "already-loaded"
+
+    async def test_a_list_of_weights_may_be_longer_than_any_head(self, peer: Peer, tmp_path: Path) -> None:
+        source = WEIGHTS[peer.runner]
+        (tmp_path / "tensor").write_bytes(b"\x07")
+        weights = [[f"layer.{number}", "uint8", [1], str(tmp_path / "tensor")] for number in range(20_000)]
+        async with bare(peer, tmp_path, load=False) as worker:
+            fields = peer.plan(tmp_path, source=source).fields()
+            worker.frame(Kind.LOAD, fields, request=1, body=b'{"layer.0": 1}')
+            assert (await worker.error(1))["kind"] in ("protocol", "input")
+            frame = load_frame(fields | {"weights": weights}, 2)
+            assert len(frame) > wire.MAX_HEAD_BYTES
+            worker.say(frame)
+            await worker.result(2)
+            worker.say(asked(3))
+            layout, _, segments = open_frame(await worker.result(3))
+            assert values_of(layout, segments, "buffer") == {"found": [20_000, 7]}
 
     async def test_the_pong_of_a_busy_worker_says_with_what_and_since_when(self, peer: Peer, tmp_path: Path) -> None:
         async with bare(peer, tmp_path) as worker:

@@ -450,6 +450,28 @@ async def test_a_package_that_is_no_digest_is_refused(host, package):
             await session.load({"runner": "python", "package": package}, deadline=soon(20))
 
 
+async def test_a_version_of_very_many_tensors_is_brought_there_and_loaded(host, tmp_path):
+    blobs = [blob_of(bytes([number])) for number in range(100)]
+    for number, blob in enumerate(blobs):
+        (tmp_path / str(number)).write_bytes(blob.source)
+    weights = tuple(
+        WeightFile(
+            name=f"layer.{number}",
+            dtype="uint8",
+            shape=(1,),
+            path=tmp_path / str(number % 100),
+            digest=blobs[number % 100].digest,
+        )
+        for number in range(20_000)
+    )
+    source = "def load(weights):\n    return lambda inputs: {'found': [len(weights), weights['layer.19999'].data[0]]}\n"
+    session = await start_once(host, plan_of(tmp_path / "model", source, weights=weights), deadline=soon(60))
+    try:
+        assert await session.infer_values({}) == {"found": [20_000, 99]}
+    finally:
+        await session.close()
+
+
 async def test_what_was_not_pushed_is_missing_at_the_load(host):
     weights = [["w", "uint8", [1], {"sha256": "a" * 64}]]
     async with worker_of(host) as session:

@@ -31,6 +31,7 @@ from mer.meal.shortcut import Shortcut
 from mer.meal.stream import Bytes, Stream, pour
 from mer.meal.worker_log import WorkerLog
 from mer_worker.layout import NO_META
+from mer_worker.loading import load_frame
 from mer_worker.shared import goes_shared
 from mer_worker.templates import Incoming, Outgoing
 from mer_worker.tensors import Encoded, encode
@@ -148,15 +149,16 @@ class Session:
         Raises:
             ModelFailed: the author's code raised.
             PackageInvalid: the package has no such entry point, or is damaged.
-            InputInvalid: the fields have no form on the wire, or are beyond a head's cap.
+            InputInvalid: the fields have no form on the wire, or are beyond a cap.
             DeadlineExceeded: it was not loaded by `deadline` (loop time).
             WorkerLost: the worker ended.
         """
-        return (
-            await self.ask(
-                lambda request: (frame(Kind.LOAD, fields, request=request),), deadline=deadline, on_log=on_log
-            )
-        ).number
+        assert self.peer is not None  # `start` has waited for its hello
+        most = self.peer.most_body
+        answer = await self.ask(
+            lambda request: (load_frame(fields, request, most_body=most),), deadline=deadline, on_log=on_log
+        )
+        return answer.number
 
     async def infer(
         self,
