@@ -45,8 +45,10 @@ class Pulse:
 
     def running(self) -> list[tuple[int, float]]:
         """Return each request that runs, and since when (monotonic seconds), the oldest first."""
-        if self.several is not None:
-            return self.several()
+        return self.alone() if self.several is None else self.several()
+
+    def alone(self) -> list[tuple[int, float]]:
+        """Return the request that the main thread runs by itself, if any."""
         request = self.request
         return [(request, self.since)] if request else []
 

@@ -9,7 +9,7 @@ from mer_worker.failures import Failure, error_frame
 from mer_worker.limits import Limits
 from mer_worker.shared import goes_shared, shares
 from mer_worker.templates import Incoming, Outgoing
-from mer_worker.wire import MAX_BODY_BYTES, BodyDropped, Kind, WireError, agree, most_body
+from mer_worker.wire import MAX_BODY_BYTES, BodyDropped, Flag, Kind, WireError, agree, most_body
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,12 +146,14 @@ class Conversation:
         """Return why a request was interrupted: cancelled, or beyond a limit of the version."""
         return self._marked(self.limits.stopped(request))
 
-    def failed(self, error: BaseException) -> Failure:
+    def failed(self, error: BaseException, doing: str = "in the handler") -> Failure:
         """Return what the handler's error is: its own, or a limit that the kernel has held."""
-        return self._marked(self.limits.failure(error, "model", "in the handler"))
+        return self._marked(self.limits.failure(error, "model", doing))
 
     def unreadable(self, error: BaseException) -> Failure:
-        """Return why inputs cannot be read: they are not as they must be, or there is no memory for them."""
+        """Return why there are no inputs: they are not as they must be, there is no memory for them, or it is said already."""
+        if isinstance(error, Failure):
+            return error
         if not isinstance(error, (BodyDropped, MemoryError)):
             return Failure("input", "input-invalid", str(error))
         most, text = self.limits.memory, str(error) or "there is no memory for the inputs"
@@ -222,7 +224,9 @@ class Conversation:
         if kind in _OF_A_REQUEST and received.request < running:
             return  # of a request that is over
         most = MOST_SET_ASIDE_BYTES
-        if (len(aside) >= MOST_SET_ASIDE or self._aside_bytes >= most) and kind in (Kind.INFER, Kind.SEAL):
+        full = len(aside) >= MOST_SET_ASIDE or self._aside_bytes >= most
+        # what runs by handle is here already, and there are no more of them than handles
+        if full and kind in (Kind.INFER, Kind.SEAL) and not received.flags & Flag.HANDLE:
             failure = Failure("busy", "queue-full", f"{len(aside)} requests wait in this worker already")
             self.channel.send(error_frame(failure, received.request))
         elif len(aside) >= 4 * MOST_SET_ASIDE or self._aside_bytes >= 4 * most:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mer.core.errors import Busy, HandleUnknown, InputInvalid, ModelFailed, RunTooLong, UsageError
-from mer.core.specs import Limits
+from mer.core.specs import Batch, Limits
 from mer.meal import seals
+from mer.meal.batching import BatchingSession
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer.meal.stream import Bytes
@@ -22,7 +24,7 @@ from tests.support.peers import PEERS
 from tests.support.workers import handler_folder, session_with, until
 
 STAGES = """
-    import os
+    import asyncio, os
 
     held = 0
 
@@ -54,9 +56,33 @@ STAGES = """
             yield {"part": 1}
             yield {"part": 2}
 
-    def load():
-        return Model()
+    class Tasks(Model):
+        async def seal(self, inputs):
+            await asyncio.sleep(0)
+            return super().seal(inputs)
+
+        async def __call__(self, inputs, context):
+            return super().__call__(inputs, context)
+
+        async def parts(self, value):
+            yield {"part": 1}
+            yield {"part": 2}
+
+    class Batches(Model):
+        def __call__(self, batch, context):
+            return [super(Batches, self).__call__(inputs, one) for inputs, one in zip(batch, context)]
+
+    def load(kind="Model"):
+        return globals()[kind]()
 """
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one at a time": {},
+    "threads": {"concurrency": 4},
+    "tasks": {"concurrency": 4, "options": {"kind": "Tasks"}},
+    "batches": {"batch": Batch(), "options": {"kind": "Batches"}},
+}
+"""How requests are served: what is sealed is the same in each."""
 
 PLAIN = """
     def load():
@@ -64,11 +90,14 @@ PLAIN = """
 """
 
 
-@pytest.fixture(params=["control", "in-band"])
+@pytest.fixture(
+    params=[(way, "control") for way in WAYS] + [("one at a time", "in-band"), ("tasks", "in-band")], ids=", ".join
+)
 async def model(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[WorkerModel]:
-    host = next(peer for peer in PEERS if peer.name == request.param).host(tmp_path)
+    way, stream = request.param
+    host = next(peer for peer in PEERS if peer.name == stream).host(tmp_path)
     folder = handler_folder(tmp_path / "model", STAGES)
-    async with await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host) as loaded:
+    async with await load_unpacked(folder, entry="handler:load", arrays="buffer", host=host, **WAYS[way]) as loaded:
         assert isinstance(loaded, WorkerModel)
         yield loaded
 
@@ -110,6 +139,8 @@ async def test_large_inputs_are_kept_whole(tmp_path):
 
 
 async def test_sealed_inputs_may_be_answered_in_parts(model):
+    if isinstance(model.session, BatchingSession):
+        pytest.skip("batches are answered as a whole")
     handle = await model.seal({"x": "parts"})
     assert [part async for part in model.stream(handle)] == [{"part": 1}, {"part": 2}]
 

@@ -6,6 +6,7 @@ have is a worker's isolation: it blocks the event loop, its prints are the calle
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -155,6 +156,8 @@ class InProcess(LoadedModel):
         runner, given, seconds = self._loaded(), self._given(inputs), check_keep(keep)
         try:
             staged = runner.seal(given)
+            if asyncio.iscoroutine(staged):
+                staged = await staged
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
             _fail(error, "model", "while inputs were sealed")
         self._seals += 1

@@ -64,7 +64,7 @@ class PythonRunner:
         return outputs if hasattr(type(outputs), "__next__") else self.checked(outputs)
 
     def seal(self, inputs: dict[str, Any]) -> Any:
-        """Have the handler stage inputs, if it has a method `seal`; else they are kept as they are."""
+        """Have the handler stage inputs, if it has a method `seal` (which may be `async def` if it is); else keep them."""
         return inputs if self._seal is None else self._seal(inputs)
 
     def checked(self, outputs: Any) -> Mapping[str, Any]:
@@ -128,7 +128,12 @@ def load(fields: Mapping[str, Any]) -> PythonRunner:
         given["device"] = device
     made = entry(**given)
     seal = getattr(made, "seal", None)
-    return PythonRunner(_handler(made, f"{package}:{function}"), arrays, seal if callable(seal) else None)
+    runner = PythonRunner(_handler(made, f"{package}:{function}"), arrays, seal if callable(seal) else None)
+    if callable(seal) and is_async_function(seal) and not runner.is_async:
+        raise Failure(
+            "load", "async-seal", "a method `seal` that is `async def` needs a handler that is: nothing awaits it"
+        )
+    return runner
 
 
 def _import_numpy() -> None:

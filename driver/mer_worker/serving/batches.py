@@ -15,6 +15,7 @@ from mer_worker.context import Context
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import NO_META, open_frame
+from mer_worker.serving.seals import MainThreadSeals, by_handle
 from mer_worker.serving.serial import Turn
 from mer_worker.tensors import encode, values_of
 from mer_worker.tracing import told
@@ -42,7 +43,7 @@ class Item:
 
     __slots__ = ("context", "inputs", "request")
 
-    def __init__(self, request: int, inputs: dict[str, Any], meta: Mapping[str, Any]) -> None:
+    def __init__(self, request: int, inputs: Any, meta: Mapping[str, Any]) -> None:
         self.request = request
         self.inputs = inputs
         self.context = Context(request, meta)
@@ -51,7 +52,7 @@ class Item:
 class Batches:
     """One batch after the other."""
 
-    kinds = frozenset({Kind.BATCH})
+    kinds = frozenset({Kind.BATCH, Kind.SEAL, Kind.RELEASE})
 
     def __init__(self, runner: PythonRunner, conversation: Conversation) -> None:
         self._runner = runner
@@ -59,6 +60,7 @@ class Batches:
         self._channel = conversation.channel
         self._interrupts = conversation.interrupts
         self._turn = Turn(conversation)
+        self._seals = MainThreadSeals(runner, conversation, self._turn)
         self._lock = threading.Lock()
         self._open: dict[int, Item] = {}
         """Items of the batch that runs which nobody has answered."""
@@ -76,11 +78,14 @@ class Batches:
         self._take([received])
 
     def take(self, received: Frame) -> None:
-        """Run a batch: the infer frames that follow it.
+        """Run a batch: the infer frames that follow it. Or seal the inputs of one item, or release them.
 
         Raises:
             WireError: something else follows.
         """
+        if received.kind != Kind.BATCH:
+            self._seals.take(received)
+            return
         count = received.number
         if not 0 < count <= MAX_BATCH:
             raise WireError(f"a batch of {count} requests: from 1 to {MAX_BATCH} are meant")
@@ -125,7 +130,8 @@ class Batches:
 
     def _running(self) -> list[tuple[int, float]]:
         with self._lock:
-            return [(request, self._began) for request in sorted(self._open)]
+            found = [(request, self._began) for request in sorted(self._open)]
+        return found or self._conversation.pulse.alone()  # inputs are being sealed
 
     # --- a batch
 
@@ -172,9 +178,8 @@ class Batches:
         items: list[Item] = []
         for received in frames:
             try:
-                layout, meta, segments = open_frame(received)
-                inputs = values_of(layout, segments, self._runner.arrays, writable=False)
-            except (WireError, MemoryError) as error:
+                inputs, meta = self._inputs_of(received)
+            except (WireError, MemoryError, Failure) as error:
                 self._channel.send(error_frame(self._conversation.unreadable(error), received.request))
                 continue
             finally:
@@ -182,6 +187,13 @@ class Batches:
             items.append(Item(received.request, inputs, meta))
         if items:
             self._run(items)
+
+    def _inputs_of(self, received: Frame) -> tuple[Any, Mapping[str, Any]]:
+        """Return a request's inputs, or what was staged of them, and its meta. Raises: WireError, MemoryError, Failure."""
+        if by_handle(received):
+            return self._seals.opened(received)
+        layout, meta, segments = open_frame(received)
+        return values_of(layout, segments, self._runner.arrays, writable=False), meta
 
     def _run(self, items: list[Item]) -> None:
         opened = {item.request: item for item in items}

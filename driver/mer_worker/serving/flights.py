@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from mer_worker.context import Context
 from mer_worker.credit import size_of
 from mer_worker.interrupts import Cancelled
+from mer_worker.wire import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Flight:
         "context",
         "flow",
         "frame",
+        "handle",
         "interrupted",
         "lock",
         "open",
@@ -62,7 +64,9 @@ class Flight:
         """Dropped once its inputs were read: what the handler drops is free."""
         self.flow: Optional[Flow] = None
         """Its parts, where it has any."""
-        self.context = Context(frame.request, parts=parts_of(self, frame.flags))
+        self.context = Context(frame.request, parts=parts_of(self, frame.flags if frame.kind == Kind.INFER else 0))
+        self.handle = ""
+        """That of its inputs, where they are staged and not run."""
         self.spans: Optional[Spans] = None
         """What took how long, where its caller asks for that."""
         self.began = 0.0

@@ -1,21 +1,25 @@
 """Sealed inputs: sent early and staged by the runner, so that the run by handle finds them where the model wants them.
 
-They are held until they are run or released, and no longer than KEEP_SECONDS: what waits on a GPU is lacking there.
+They are held until they are run or released, and no longer than KEEP_SECONDS: what waits on a GPU is lacking there. Each way
+of serving stages them, and lets go of them, where it runs the handler: a library of the model's may not survive another thread.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
-from mer_worker.layout import open_frame
+from mer_worker.layout import NO_META, open_frame
 from mer_worker.tensors import values_of
-from mer_worker.wire import Frame, Kind, WireError, frame
+from mer_worker.tracing import asked
+from mer_worker.wire import Flag, Frame, Kind, WireError, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
+    from typing import Any, Optional
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
@@ -30,54 +34,51 @@ MOST_SEALED_BYTES = 1 << 30
 KEEP_SECONDS = 600.0
 """After that a handle is forgotten, at the latest with the next one. A driver releases earlier what it wants no more."""
 
+SEALING = "while inputs were sealed"
+"""What the author's code did, in the words of its failures."""
+
 
 class Seals:
-    """What one worker holds for its driver."""
+    """What one worker holds for its driver. Any thread may ask."""
 
-    def __init__(self, runner: Runner, conversation: Conversation, turn: Turn) -> None:
-        self._runner = runner
-        self._conversation = conversation
-        self._turn = turn
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """What it guards is let go of outside of it: a destructor of the author's may take its time."""
+        self._coming: dict[str, int] = {}
+        """Bytes of inputs that are being staged, by handle."""
         self._held: dict[str, tuple[Any, int, float]] = {}
         """Staged inputs, their bytes, and until when they are kept, by handle."""
         self._last = 0
 
-    def seal(self, received: Frame) -> None:
-        """Stage a request's inputs, and answer with their handle."""
-        request, channel, turn = received.request, self._conversation.channel, self._turn
-        try:
-            layout, _, segments = open_frame(received)
-            size = sum(map(len, segments))
-            inputs = values_of(layout, segments, self._runner.arrays, writable=False)
-        except (WireError, MemoryError) as error:
-            channel.send(error_frame(self._conversation.unreadable(error), request))
-            return
-        del segments
-        received.body = b""  # only the inputs hold it now
-        try:
-            self._require_room(size)
-        except Failure as busy:
-            channel.send(error_frame(busy, request))
-            return
-        try:
-            turn.start(request)
-            try:
-                staged = self._runner.seal(inputs)
-            finally:
-                turn.stop()
-            del inputs
-        except Cancelled:
-            turn.stop()  # it may have come on the way there
-            channel.send(error_frame(self._conversation.stopped(request), request, number=turn.microseconds()))
-            return
-        except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            failure = self._conversation.limits.failure(error, "model", "while inputs were sealed")
-            channel.send(error_frame(failure, request, number=turn.microseconds()))
-            return
-        self._last += 1
-        handle = f"sealed-{self._last}"
-        self._held[handle] = staged, size, time.monotonic() + KEEP_SECONDS
-        channel.send(frame(Kind.RESULT, {"handle": handle}, request=request, number=turn.microseconds()))
+    def reserve(self, size: int) -> str:
+        """Return a handle for that many bytes of inputs, which are to be staged now.
+
+        Raises:
+            Failure: as much is sealed as may be.
+        """
+        with self._lock:
+            forgotten = self._forget_old()
+            places = len(self._held) + len(self._coming)
+            if places >= MOST_SEALED:
+                raise Failure("busy", "too-much-sealed", f"{places} inputs are sealed already")
+            held = sum(size for _, size, _ in self._held.values()) + sum(self._coming.values())
+            if held + size > MOST_SEALED_BYTES:
+                raise Failure("busy", "too-much-sealed", f"{held} bytes of inputs are sealed already")
+            self._last += 1
+            handle = f"sealed-{self._last}"
+            self._coming[handle] = size
+        del forgotten
+        return handle
+
+    def keep(self, handle: str, staged: Any) -> None:
+        """Hold what was staged."""
+        with self._lock:
+            self._held[handle] = staged, self._coming.pop(handle), time.monotonic() + KEEP_SECONDS
+
+    def give_up(self, handle: str) -> None:
+        """Free the place of what could not be staged."""
+        with self._lock:
+            self._coming.pop(handle, None)
 
     def take(self, handle: object) -> Any:
         """Return what a handle stands for, and forget it.
@@ -85,35 +86,115 @@ class Seals:
         Raises:
             Failure: there is no such handle, or no more.
         """
-        self._forget_old()
-        found = self._held.pop(handle, None) if isinstance(handle, str) else None
+        with self._lock:
+            forgotten = self._forget_old()
+            found = self._held.pop(handle, None) if isinstance(handle, str) else None
+        del forgotten
         if found is None:
             raise Failure(
                 "input", "no-handle", "nothing is sealed under this handle: it was used, released or forgotten"
             )
         return found[0]
 
-    def release(self, received: Frame) -> None:
-        """Forget a handle."""
-        channel, request = self._conversation.channel, received.request
+    def opened(self, received: Frame) -> tuple[Any, Mapping[str, Any]]:
+        """Return what a request by handle is to get, and its meta.
+
+        Raises:
+            WireError: it is no such request. Failure: as `take`.
+        """
+        fields = received.fields()
+        inputs, meta = self.take(fields.get("handle")), fields.get("meta", NO_META)
+        if type(meta) is not dict and meta is not NO_META:
+            raise WireError("a meta is a JSON object")
+        return inputs, meta
+
+    def spare(self, received: Optional[Frame]) -> None:
+        """Forget what a request was to use that is never run: its handle is used up all the same."""
+        if received is not None and by_handle(received):
+            try:
+                self.opened(received)
+            except (WireError, Failure):
+                pass
+
+    def release(self, received: Frame) -> bytes:
+        """Forget a handle, and return the frame that answers."""
+        request = received.request
         try:
             self.take(received.fields().get("handle"))
         except WireError as error:
-            channel.send(error_frame(Failure("input", "input-invalid", str(error)), request))
+            return error_frame(Failure("input", "input-invalid", str(error)), request)
         except Failure as failure:
-            channel.send(error_frame(failure, request))
-        else:
-            channel.send(frame(Kind.RESULT, request=request))
+            return error_frame(failure, request)
+        return frame(Kind.RESULT, request=request)
 
-    def _require_room(self, size: int) -> None:
-        self._forget_old()
-        if len(self._held) >= MOST_SEALED:
-            raise Failure("busy", "too-much-sealed", f"{len(self._held)} inputs are sealed already")
-        held = sum(size for _, size, _ in self._held.values())
-        if held + size > MOST_SEALED_BYTES:
-            raise Failure("busy", "too-much-sealed", f"{held} bytes of inputs are sealed already")
-
-    def _forget_old(self) -> None:
+    def _forget_old(self) -> list[Any]:
+        """Return what was held for too long, and hold it no more. The lock is held."""
         now = time.monotonic()
-        for handle in [handle for handle, (_, _, until) in self._held.items() if until < now]:
-            del self._held[handle]
+        return [self._held.pop(handle) for handle in [one for one, held in self._held.items() if held[2] < now]]
+
+
+class MainThreadSeals:
+    """Stages inputs between two requests, where one thread does everything."""
+
+    def __init__(self, runner: Runner, conversation: Conversation, turn: Turn) -> None:
+        self._runner = runner
+        self._conversation = conversation
+        self._turn = turn
+        self._seals = Seals()
+        self.opened = self._seals.opened
+
+    def take(self, received: Frame) -> None:
+        """Seal inputs, or release them."""
+        if received.kind == Kind.SEAL:
+            self._seal(received)
+        else:
+            self._conversation.channel.send(self._seals.release(received))
+
+    def _seal(self, received: Frame) -> None:
+        """Stage a request's inputs, and answer with their handle."""
+        request, channel, turn = received.request, self._conversation.channel, self._turn
+        try:
+            layout, meta, segments = open_frame(received)
+            inputs = values_of(layout, segments, self._runner.arrays, writable=False)
+            handle = self._seals.reserve(sum(map(len, segments)))
+        except (WireError, MemoryError, Failure) as error:
+            channel.send(error_frame(self._conversation.unreadable(error), request))
+            return
+        del segments
+        received.body = b""  # only the inputs hold it now
+        spans = asked(meta) if meta else None
+        try:
+            turn.start(request)
+            try:
+                staged = self._runner.seal(inputs)
+            finally:
+                turn.stop()
+            del inputs
+            self._seals.keep(handle, staged)
+        except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
+            turn.stop()  # a cancel may have come on the way there
+            self._seals.give_up(handle)
+            conversation, told = self._conversation, None if spans is None else spans.ended("seal")
+            failure = (
+                conversation.stopped(request) if isinstance(error, Cancelled) else conversation.failed(error, SEALING)
+            )
+            channel.send(error_frame(failure, request, number=turn.microseconds(), meta=told))
+            return
+        told = None
+        if spans is not None:
+            spans.step("seal")
+            told = spans.meta()
+        channel.send(sealed_frame(handle, request, number=turn.microseconds(), meta=told))
+
+
+def by_handle(received: Frame) -> bool:
+    """Whether a request's inputs are sealed ones."""
+    return received.kind == Kind.INFER and bool(received.flags & Flag.HANDLE)
+
+
+def sealed_frame(handle: str, request: int, *, number: int, meta: Optional[Mapping[str, Any]]) -> bytes:
+    """Return the frame that answers a seal."""
+    fields: dict[str, Any] = {"handle": handle}
+    if meta:
+        fields["meta"] = meta
+    return frame(Kind.RESULT, fields, request=request, number=number)

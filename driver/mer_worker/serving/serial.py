@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
-    from mer_worker.serving.seals import Seals
+    from mer_worker.serving.seals import MainThreadSeals
     from mer_worker.serving.streams import Streams
     from mer_worker.source import Source
     from mer_worker.wire import Frame
@@ -75,7 +75,7 @@ class Serial:
         self._turn = Turn(conversation)
         self._context = Context()
         self._streams: Streams | None = None  # imported when asked for, as the seals: most workers never are
-        self._seals: Seals | None = None
+        self._seals: MainThreadSeals | None = None
         conversation.shortcut = self._serve
         memory = conversation.memory
         self._dead: Sized = () if memory is None else memory.theirs.dead
@@ -276,29 +276,21 @@ class Serial:
 
     def take(self, received: Frame) -> None:
         """Seal inputs, or release them. A part or credit that comes here is of a request that is over."""
-        if received.kind == Kind.SEAL:
-            self._sealed().seal(received)
-        elif received.kind == Kind.RELEASE:
-            self._sealed().release(received)
+        if received.kind in (Kind.SEAL, Kind.RELEASE):
+            self._sealed().take(received)
 
     def _special(self, received: Frame) -> None:
         """Answer a request that is answered, or asked, in parts, or by the handle of what was sealed."""
         request, flags = received.request, received.flags
         try:
             if flags & Flag.HANDLE:
-                fields = received.fields()
-                inputs, meta = self._sealed().take(fields.get("handle")), fields.get("meta", NO_META)
-                if type(meta) is not dict and meta is not NO_META:
-                    raise WireError("a meta is a JSON object")
+                inputs, meta = self._sealed().opened(received)
             else:
                 layout, meta, segments = open_frame(received)
                 inputs = values_of(layout, segments, self._runner.arrays, writable=False)
                 del segments
-        except (WireError, MemoryError) as error:
+        except (WireError, MemoryError, Failure) as error:
             self._channel.send(error_frame(self._conversation.unreadable(error), request))
-            return
-        except Failure as failure:
-            self._channel.send(error_frame(failure, request))
             return
         received.body = b""  # only the inputs hold it now
         if self._streams is None:
@@ -307,11 +299,11 @@ class Serial:
             self._streams = Streams(self._runner, self._conversation, self._turn)
         self._streams.answer(request, flags, inputs, meta)
 
-    def _sealed(self) -> Seals:
+    def _sealed(self) -> MainThreadSeals:
         if self._seals is None:
-            from mer_worker.serving.seals import Seals
+            from mer_worker.serving.seals import MainThreadSeals
 
-            self._seals = Seals(self._runner, self._conversation, self._turn)
+            self._seals = MainThreadSeals(self._runner, self._conversation, self._turn)
         return self._seals
 
     def close(self) -> None:

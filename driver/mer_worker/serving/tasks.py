@@ -16,12 +16,13 @@ from mer_worker.interrupts import Cancelled
 from mer_worker.serving.answering import answer, failure_of, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
 from mer_worker.serving.flows import IN_PARTS, NO_PARTS, TaskFlow
+from mer_worker.serving.seals import Seals
 from mer_worker.serving.voices import Voices
 from mer_worker.wire import Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator
     from typing import Any, Optional, Union
 
     from mer_worker.conversation import Conversation
@@ -41,7 +42,7 @@ and much beside what the turn costs."""
 class Tasks:
     """Up to `most` requests at a time; as many again may wait, and then reading stops (but see Flights.room)."""
 
-    kinds: frozenset[int] = frozenset({Kind.PART, Kind.CREDIT})
+    kinds: frozenset[int] = frozenset({Kind.SEAL, Kind.RELEASE, Kind.PART, Kind.CREDIT})
 
     def __init__(self, runner: PythonRunner, conversation: Conversation, most: int) -> None:
         self._runner = runner
@@ -51,6 +52,8 @@ class Tasks:
         self._slots = asyncio.Semaphore(most)
         self._most = most
         self._tasks: set[asyncio.Task[None]] = set()
+        self._seals = Seals()
+        """Touched in the loop alone, whose thread the model knows."""
         self._flights = Flights(
             lambda request: self._channel.send(error_frame(conversation.stopped(request), request)), self._parts_of
         )
@@ -84,15 +87,26 @@ class Tasks:
     def infer(self, received: Frame) -> None:
         """Hand a request to the loop. Called by the reading thread."""
         if not self._flights.room(2 * self._most):
+            self._loop.call_soon_threadsafe(self._seals.spare, received)
             self._channel.send(too_many(received.request))
             return
         flight = self._flights.add(received)
         if flight is not None:
             self._loop.call_soon_threadsafe(self._begin, flight)
+        else:
+            self._loop.call_soon_threadsafe(self._seals.spare, received)
 
     def take(self, received: Frame) -> None:
-        """Let a request have its part, or its credit. Called by the reading thread."""
-        self._flights.take(received)
+        """Seal inputs as any request, release them, or let a request have its part, or its credit.
+
+        Called by the reading thread.
+        """
+        if received.kind == Kind.SEAL:
+            self.infer(received)
+        elif received.kind == Kind.RELEASE:
+            self._loop.call_soon_threadsafe(self._release, received)
+        else:
+            self._flights.take(received)
 
     def close(self) -> None:
         """Cancel what still runs, and give it a moment."""
@@ -110,6 +124,9 @@ class Tasks:
 
     # --- in the loop
 
+    def _release(self, received: Frame) -> None:
+        self._channel.send(self._seals.release(received))
+
     def _begin(self, flight: Flight) -> None:
         task = self._loop.create_task(self._serve(flight))
         self._tasks.add(task)
@@ -119,8 +136,9 @@ class Tasks:
         """Run the handler and answer."""
         try:
             async with self._slots:
-                if not self._flights.begin(flight):
-                    return  # it was cancelled, and answered, while it waited
+                if not self._flights.begin(flight):  # it was cancelled, and answered, while it waited
+                    self._seals.spare(flight.frame)
+                    return
                 message = await self._outcome(flight)
             self._flights.end(flight)  # a cancel from here on is too late
             self._channel.send(*message)
@@ -131,8 +149,8 @@ class Tasks:
         """Return the answer's frame, in pieces."""
         conversation, runner, request = self._conversation, self._runner, flight.request
         try:
-            inputs = inputs_of(flight, runner.arrays)
-        except (WireError, MemoryError) as error:
+            inputs = inputs_of(flight, runner.arrays, self._seals)
+        except (WireError, MemoryError, Failure) as error:
             return (error_frame(conversation.unreadable(error), request),)
         task = asyncio.current_task()
         self._voices.begin(request)
@@ -140,17 +158,19 @@ class Tasks:
         try:
             self._flights.arm(flight, lambda flight: self._stop(flight, task))
             outputs = await self._outputs(flight, inputs)
-            return answer(conversation, flight, outputs)
+            return answer(conversation, flight, outputs, self._seals)
         except asyncio.CancelledError:
-            return (failure_of(conversation, Cancelled(), flight),)
+            return (failure_of(conversation, Cancelled(), flight, self._seals),)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
-            return (failure_of(conversation, error, flight),)
+            return (failure_of(conversation, error, flight, self._seals),)
         finally:
             self._voices.end(request)
 
-    async def _outputs(self, flight: Flight, inputs: Any) -> Mapping[str, Any]:
-        """Return the handler's outputs: all of them, or none after the parts that were sent."""
+    async def _outputs(self, flight: Flight, inputs: Any) -> Any:
+        """Return the handler's outputs: all of them, or none after the parts that were sent. Or what was staged."""
         runner, flow = self._runner, flight.flow
+        if flight.handle:
+            return await self._steps(flight, self._staged(inputs))
         outputs = runner.call(inputs, flight.context)
         if not _is_parts(outputs):
             outputs = await self._steps(flight, outputs)
@@ -158,6 +178,10 @@ class Tasks:
             await self._send_all(flight, flow, outputs)
             return {}
         return runner.checked(outputs)
+
+    async def _staged(self, inputs: Any) -> Any:
+        staged = self._runner.seal(inputs)
+        return await staged if asyncio.iscoroutine(staged) else staged
 
     async def _send_all(self, flight: Flight, flow: TaskFlow, parts: Any) -> None:
         """Send what an async generator yields. Raises: as the handler, and as `flow.send`."""

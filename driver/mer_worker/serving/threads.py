@@ -12,18 +12,18 @@ import threading
 import time
 from queue import SimpleQueue
 
-from mer_worker.failures import error_frame
+from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.serving.answering import answer, failure_of, inputs_of, too_many
 from mer_worker.serving.flights import Flight, Flights, current
 from mer_worker.serving.flows import IN_PARTS, ThreadFlow
+from mer_worker.serving.seals import Seals
 from mer_worker.serving.streams import is_parts, send_all
 from mer_worker.serving.voices import Voices
 from mer_worker.wire import Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any, Optional, Union
 
     from mer_worker.conversation import Conversation
@@ -37,7 +37,7 @@ _CLOSE_SECONDS = 1.0
 class Threads:
     """Up to `most` requests at a time; as many again may wait for a thread, and then reading stops (but see Flights.room)."""
 
-    kinds: frozenset[int] = frozenset({Kind.PART, Kind.CREDIT})
+    kinds: frozenset[int] = frozenset({Kind.SEAL, Kind.RELEASE, Kind.PART, Kind.CREDIT})
 
     def __init__(self, runner: Runner, conversation: Conversation, most: int) -> None:
         self._runner = runner
@@ -46,6 +46,7 @@ class Threads:
         self._most = most
         self._waiting: SimpleQueue[Optional[Flight]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._seals = Seals()
         self._flights = Flights(
             lambda request: self._channel.send(error_frame(conversation.stopped(request), request)), self._parts_of
         )
@@ -59,10 +60,12 @@ class Threads:
     def infer(self, received: Frame) -> None:
         """Hand a request to a thread."""
         if not self._flights.room(2 * self._most):
+            self._seals.spare(received)
             self._channel.send(too_many(received.request))
             return
         flight = self._flights.add(received)
         if flight is None:
+            self._seals.spare(received)
             return
         if len(self._threads) < min(self._most, len(self._flights)):
             thread = threading.Thread(target=self._run, name=f"mer-request-{len(self._threads) + 1}", daemon=True)
@@ -76,8 +79,13 @@ class Threads:
         self._waiting.put(flight)
 
     def take(self, received: Frame) -> None:
-        """Let a request have its part, or its credit."""
-        self._flights.take(received)
+        """Seal inputs as any request, release them, or let a request have its part, or its credit."""
+        if received.kind == Kind.SEAL:
+            self.infer(received)
+        elif received.kind == Kind.RELEASE:
+            self._channel.send(self._seals.release(received))
+        else:
+            self._flights.take(received)
 
     def close(self) -> None:
         """Let the threads end; one that does not is left to the process's end."""
@@ -103,13 +111,17 @@ class Threads:
                 return
             answered = False
             try:
-                answered = not self._flights.begin(flight) or self._serve(flight)
+                if self._flights.begin(flight):
+                    answered = self._serve(flight)
+                else:
+                    answered = True
+                    self._seals.spare(flight.frame)
             except OSError:  # the driver is gone; the listening thread ends this process
                 return
             except BaseException as error:  # noqa: BLE001 - an interrupt may come on the way out of the handler
                 self._end(flight)
                 if not answered:
-                    self._channel.send(failure_of(self._conversation, error, flight))
+                    self._channel.send(failure_of(self._conversation, error, flight, self._seals))
             finally:
                 self._flights.end(flight)
 
@@ -117,8 +129,8 @@ class Threads:
         """Run the handler and answer; True once that is done."""
         conversation, request = self._conversation, flight.request
         try:
-            inputs = inputs_of(flight, self._runner.arrays)
-        except (WireError, MemoryError) as error:
+            inputs = inputs_of(flight, self._runner.arrays, self._seals)
+        except (WireError, MemoryError, Failure) as error:
             self._channel.send(error_frame(conversation.unreadable(error), request))
             return True
         try:
@@ -128,17 +140,19 @@ class Threads:
             finally:
                 self._end(flight)
             del inputs
-            message = answer(conversation, flight, outputs)
+            message = answer(conversation, flight, outputs, self._seals)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             self._end(flight)
-            message = (failure_of(conversation, error, flight),)
+            message = (failure_of(conversation, error, flight, self._seals),)
         self._flights.end(flight)  # a cancel from here on is too late
         self._channel.send(*message)
         return True
 
-    def _outputs(self, flight: Flight, inputs: Any) -> Mapping[str, Any]:
-        """Return the handler's outputs: all of them, or those that come last, after the parts."""
+    def _outputs(self, flight: Flight, inputs: Any) -> Any:
+        """Return the handler's outputs: all of them, or those that come last, after the parts. Or what was staged."""
         runner, flow = self._runner, flight.flow
+        if flight.handle:
+            return runner.seal(inputs)
         if not isinstance(flow, ThreadFlow) or not flow.streams:
             return runner.infer(inputs, flight.context)
         outputs = runner.begin(inputs, flight.context)
