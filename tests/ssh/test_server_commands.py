@@ -86,6 +86,19 @@ async def test_a_ping_fits_into_forty_columns(server, tmp_path):
             assert "ok" in typed.out
 
 
+async def test_why_a_ping_failed_is_read_whole_on_a_narrow_terminal_with_colours(server, tmp_path):
+    async with console(ssh_config(server, tmp_path), tmp_path, terminal=True) as terminal:
+        await registered(terminal.mer, "shut", address=sshd.HOST, port=sshd.free_port())
+        terminal.environ = {**terminal.environ, "COLUMNS": "40", "NO_COLOR": "", "TERM": "xterm"}
+        for line, where in (("server ping shut", "connect: "), ("server ping --all", "shut, connect: ")):
+            typed = await terminal.type(line)
+            told, hint = typed.err.rpartition("\x1b[J")[2].splitlines()[:2]  # after the live picture
+            assert told.startswith(f"\x1b[31mfailed:\x1b[0m {where}{sshd.HOST} port "), typed.err
+            assert told.endswith(": Connection refused"), typed.err
+            assert hint.startswith("\x1b[36mhint:\x1b[0m mer server show shut"), typed.err
+            assert "shut, connect" not in typed.out, typed.out
+
+
 async def test_a_ping_ends_at_the_step_that_failed(server, tmp_path, monkeypatch):
     monkeypatch.setitem(knock.SECONDS, Step.HOST_KEY, 0.4)
     with socket.socket() as silent:

@@ -8,7 +8,6 @@ import click
 
 from mer.execution.ping import Step
 from mer.faces.face import Face
-from mer.faces.render.style import Style
 from mer.faces.render.table import Column
 
 COLUMNS = (
@@ -38,8 +37,11 @@ def show_steps(face: Face, steps: Sequence[Step]) -> None:
     if console.json:
         console.document({"ok": failed is None, "steps": steps})
     else:
-        console.table(COLUMNS, [(step.name, "ok" if step.ok else "failed", _took(step), step.detail) for step in steps])
-        _explain(face, failed)
+        console.table(COLUMNS, [(step.name, _standing(step), _spent(step.microseconds), _told(step)) for step in steps])
+        if failed is not None and console.terminal:
+            console.failed(f"{failed.name}: {_told(failed)}")  # the table may have cut it
+        if failed is not None and failed.hint:
+            console.hint(failed.hint)
     if failed is not None:
         raise click.exceptions.Exit(failed.exit_code)
 
@@ -51,20 +53,24 @@ def show_servers(face: Face, servers: Mapping[str, Sequence[Step]]) -> None:
         Exit: one of them failed.
     """
     console = face.console
-    failed = [found for steps in servers.values() if (found := _failed(steps)) is not None]
+    failed = {name: found for name, steps in servers.items() if (found := _failed(steps)) is not None}
     if console.json:
         told = {name: {"ok": _failed(steps) is None, "steps": steps} for name, steps in servers.items()}
         console.document({"ok": not failed, "servers": told})
     else:
         console.table(SERVER_COLUMNS, [_row(name, steps) for name, steps in servers.items()])
+        for name, step in failed.items() if console.terminal else ():
+            console.failed(f"{name}, {step.name}: {_told(step)}")
+            if step.hint:
+                console.hint(step.hint)
     if failed:
-        raise click.exceptions.Exit(failed[0].exit_code)
+        raise click.exceptions.Exit(next(iter(failed.values())).exit_code)
 
 
 def _row(name: str, steps: Sequence[Step]) -> tuple[str, ...]:
     failed, took = _failed(steps), _spent(sum(step.microseconds for step in steps))
     if failed is not None:
-        return name, "failed", took, failed.name, failed.detail
+        return name, "failed", took, failed.name, _told(failed)
     known = {step.name: step.detail for step in steps}
     told = [known[step] for step in ("host", "interpreter") if step in known]
     return name, "ok", took, "", "; ".join([*told, *([f"GPUs {known['GPUs']}"] if "GPUs" in known else [])])
@@ -74,19 +80,17 @@ def _failed(steps: Sequence[Step]) -> Step | None:
     return next((step for step in steps if not step.ok), None)
 
 
-def _explain(face: Face, failed: Step | None) -> None:
-    """Tell the whole of what a table may have cut, and what to do about it."""
-    if failed is None:
-        return
-    if face.console.terminal:
-        face.console.note(f"{face.console.error_styled('failed:', Style.RED)} {failed.name}: {failed.detail}")
-    if failed.hint:
-        face.console.note(f"{face.console.error_styled('hint:', Style.CYAN)} {failed.hint}")
+def _standing(step: Step) -> str:
+    return "ok" if step.ok else "failed"
 
 
-def _took(step: Step) -> str:
-    return _spent(step.microseconds)
+def _told(step: Step) -> str:
+    """Return what was found, or why it failed: without `SERVER, STEP: `, which stands beside it."""
+    _, _, reason = step.detail.partition(f", {step.name}: ")
+    return step.detail if step.ok else reason or step.detail
 
 
 def _spent(microseconds: int) -> str:
-    return f"{microseconds} µs" if microseconds < 1000 else f"{microseconds / 1000:.1f} ms"
+    if microseconds < 1000:
+        return f"{microseconds} µs"
+    return f"{microseconds / 1e3:.1f} ms" if microseconds < 1_000_000 else f"{microseconds / 1e6:.1f} s"

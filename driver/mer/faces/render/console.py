@@ -98,7 +98,20 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Write a warning to stderr."""
-        self._write(self.stderr, f"{self.error_styled('warning:', Style.YELLOW)} {visible(text, lines=True)}\n")
+        self._labelled("warning:", Style.YELLOW, text)
+
+    def failed(self, text: str) -> None:
+        """Write to stderr what failed in what stdout has just shown."""
+        with self._translated(self.stdout):
+            self.stdout.flush()
+        self._labelled("failed:", Style.RED, text)
+
+    def hint(self, text: str) -> None:
+        """Write to stderr what can be done about it."""
+        self._labelled("hint:", Style.CYAN, text)
+
+    def _labelled(self, label: str, style: str, text: str) -> None:
+        self._write(self.stderr, f"{self.error_styled(label, style)} {visible(text, lines=True)}\n")
 
     def model_log(self) -> Callable[[str, str, bytes], None]:
         """Return what writes to stderr what a model prints while it runs, as it comes."""
@@ -138,9 +151,9 @@ class Console:
             return
         if traceback:
             self._write(self.stderr, visible(traceback.rstrip("\n"), lines=True) + "\n")
-        self._write(self.stderr, f"{self.error_styled('error:', Style.RED)} {visible(error.message, lines=True)}\n")
+        self._labelled("error:", Style.RED, error.message)
         if error.hint:
-            self._write(self.stderr, f"{self.error_styled('hint:', Style.CYAN)} {visible(error.hint, lines=True)}\n")
+            self.hint(error.hint)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
         """Write a table: ruled and cut to the width on a terminal, plain and whole into a pipe."""

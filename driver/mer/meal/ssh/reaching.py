@@ -6,6 +6,8 @@ asyncssh could jump by itself, but would then judge the keys of the machines on 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
 from typing import Any, NamedTuple, NoReturn
 
@@ -262,13 +264,17 @@ def _raise_told(
     ):
         raise _not_let_in(name, address, knock, error) from error
     if isinstance(error, TimeoutError) and error.errno is None:
-        raise ServerUnreachable(_timed_out(name, place, step)) from error
+        raise ServerUnreachable(
+            _timed_out(name, place, step), hint=None if step is Step.AUTHENTICATE else _where(name)
+        ) from error
     said = "" if proxy is None else proxy.words
     if isinstance(error, (socket.gaierror, UnicodeError)):
         raise _not_resolved(target, address, error) from error
     if proxy is not None and "ended with status" in said and "status 0" not in said:
         raise ServerUnreachable(f"{name}, {step}: {said}") from error
     words = f"{name}, {step}: {_words(error)}" + (f" ({said})" if said else "")
+    if refused := _not_connected(error):
+        raise ServerUnreachable(f"{name}, {step}: {place}: {refused}", hint=_where(name)) from error
     if _is_drop(error):
         raise (Dropped if step is not Step.AUTHENTICATE else ServerUnreachable)(words) from error
     if isinstance(error, asyncssh.ChannelOpenError):
@@ -280,6 +286,19 @@ def _raise_told(
 
 def _is_drop(error: Exception) -> bool:
     return isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError))
+
+
+def _not_connected(error: Exception) -> str:
+    """Return why none of a name's addresses took a connection; nothing where it was something else that failed."""
+    if not isinstance(error, OSError) or "Connect call failed" not in str(error):
+        return ""
+    # of several addresses asyncio tells in one text, each with its number
+    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno (\d+)\]", str(error)))
+    return "; ".join(dict.fromkeys(map(os.strerror, numbers)))
+
+
+def _where(name: str) -> str:
+    return f"mer server show {name} tells which host and port these are, and from where"
 
 
 def _timed_out(name: str, place: str, step: Step) -> str:
