@@ -16,8 +16,8 @@ from mer.core.chain import EMPTY, Checkpoint, Fault, Head, Verifier
 from mer.core.errors import AuthenticationFailed, ConcurrentChange, DatabaseUnreachable
 from mer.core.identifiers import uuid7
 from mer.core.records import LeaseId
-from mer.dal.elsewhere import told
 from mer.dal.postgres.conninfo import conninfo
+from mer.dal.postgres.elsewhere import told
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer.dal.postgres.store import PostgresStore
 from tests.support import records

@@ -117,7 +117,7 @@ class Face:
             return
         if not (self.stdin_terminal and self.console.error_terminal):
             raise ConfirmationNeeded
-        from mer.faces.repl.prompt import ask
+        from mer.faces.asking import ask
 
         if (await ask(f"{question} [y/N] ")).strip().lower() not in ("y", "yes"):
             raise Interrupted("nothing was changed")
@@ -131,6 +131,6 @@ class Face:
 
 
 async def _ask_secret(question: str) -> str:
-    from mer.faces.repl.prompt import ask_secret  # prompt-toolkit is for who is asked
+    from mer.faces.asking import ask  # prompt-toolkit is for who is asked
 
-    return await ask_secret(question)
+    return await ask(question, secret=True)

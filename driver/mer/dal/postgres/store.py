@@ -10,7 +10,6 @@ import msgspec
 from mer.core.chain import Head
 from mer.core.errors import NotMigrated
 from mer.dal.description import Description
-from mer.dal.elsewhere import told
 from mer.dal.filling import MAX_SOURCE, Filling
 from mer.dal.postgres.access_log import Append, PostgresAccessLog, repeatable
 from mer.dal.postgres.appending import Appender
@@ -18,6 +17,7 @@ from mer.dal.postgres.connecting import Start
 from mer.dal.postgres.connection_settings import ConnectionSettings
 from mer.dal.postgres.connections import Connections
 from mer.dal.postgres.describing import describe
+from mer.dal.postgres.elsewhere import told
 from mer.dal.postgres.leases import PostgresLeases
 from mer.dal.postgres.models import PostgresModels
 from mer.dal.postgres.placements import PostgresPlacements

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from mer.faces.render.style import Style
 from mer.faces.render.text import cells, cut, padded, visible
-
-if TYPE_CHECKING:
-    from mer.faces.render.console import Console
 
 NARROWEST_COLUMN = 8
 """Cells to which a column is cut: with less than that and a mark it says nothing any more."""
@@ -32,7 +29,22 @@ class Column(NamedTuple):
     """Left out of a terminal that is too narrow for all columns."""
 
 
-def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+class Surface(Protocol):
+    """What a table is drawn on: a console, as far as a table sees it."""
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is read by a person."""
+
+    @property
+    def width(self) -> int:
+        """Cells of a line."""
+
+    def styled(self, text: str, style: str) -> str:
+        """Return `text` as it should be shown."""
+
+
+def rendered(surface: Surface, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     """Return the table's text, every cell made visible. Without rows it is empty: a script that counts lines counts right.
 
     On a terminal that is too narrow even for what is never cut, every row is a block of lines.
@@ -40,30 +52,30 @@ def rendered(console: Console, columns: Sequence[Column], rows: Sequence[Sequenc
     shown = [[visible(cell) for cell in row] for row in rows]
     if not shown:
         return ""
-    if not console.terminal:
+    if not surface.terminal:
         titles = [column.title.upper().replace(" ", "_") for column in columns]
         lines = [titles, *([cell or NOTHING for cell in row] for row in shown)]
         return _aligned(columns, lines, _widths(lines))
-    return _drawn(console, columns, shown)
+    return _drawn(surface, columns, shown)
 
 
-def _drawn(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+def _drawn(surface: Surface, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     kept = list(range(len(columns)))
     while True:
         chosen = [columns[index] for index in kept]
         lines = [[column.title for column in chosen], *([row[index] for index in kept] for row in rows)]
-        widths = _fitted(chosen, _widths(lines), console.width)
+        widths = _fitted(chosen, _widths(lines), surface.width)
         if widths is not None:
             head = _aligned(chosen, lines[:1], widths).rstrip("\n")
-            return f"{console.styled(head, Style.BOLD)}\n{_aligned(chosen, lines[1:], widths)}"
+            return f"{surface.styled(head, Style.BOLD)}\n{_aligned(chosen, lines[1:], widths)}"
         spare = [index for index in kept if columns[index].spare]
         if not spare:
-            return "\n".join(_block(console, columns, row) for row in rows)
+            return "\n".join(_block(surface, columns, row) for row in rows)
         kept.remove(spare[-1])
 
 
-def _block(console: Console, columns: Sequence[Column], row: Sequence[str]) -> str:
-    return details(console, {column.title: cell or None for column, cell in zip(columns, row, strict=True)})
+def _block(surface: Surface, columns: Sequence[Column], row: Sequence[str]) -> str:
+    return details(surface, {column.title: cell or None for column, cell in zip(columns, row, strict=True)})
 
 
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
@@ -97,12 +109,12 @@ def _aligned(columns: Sequence[Column], lines: Sequence[Sequence[str]], widths: 
     return text
 
 
-def details(console: Console, fields: Mapping[str, str | None]) -> str:
+def details(surface: Surface, fields: Mapping[str, str | None]) -> str:
     """Return a line a field, `name  value`, without those that are None; on a terminal a value may have several lines."""
-    known = {name: visible(value, lines=console.terminal) for name, value in fields.items() if value is not None}
+    known = {name: visible(value, lines=surface.terminal) for name, value in fields.items() if value is not None}
     width = max((cells(name) for name in known), default=0)
     text = ""
     for name, value in known.items():
         value = value.replace("\n", "\n" + " " * (width + 2))
-        text += f"{console.styled(padded(name, width), Style.DIM)}  {value}".rstrip() + "\n"
+        text += f"{surface.styled(padded(name, width), Style.DIM)}  {value}".rstrip() + "\n"
     return text

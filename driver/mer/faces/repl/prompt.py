@@ -1,4 +1,4 @@
-"""The prompt, and the one question that commands ask."""
+"""The prompt of the REPL: lines from the terminal, with history, completion and the toolbar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.output import ColorDepth, create_output
 
-from mer.core.errors import Interrupted, MerError
+from mer.core.errors import MerError
 from mer.faces.face import Face
 from mer.faces.repl.history import PrivateHistory
 from mer.faces.repl.names import NameCache
@@ -42,32 +42,6 @@ class Prompt:
                 continue
             except EOFError:
                 return None
-
-
-async def ask(question: str) -> str:
-    """Ask on the terminal and return the answer; Ctrl-D is an empty one.
-
-    Raises:
-        Interrupted: by Ctrl-C.
-    """
-    session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
-    try:
-        return await session.prompt_async(question, handle_sigint=False)
-    except EOFError:
-        return ""
-    except KeyboardInterrupt:
-        raise Interrupted from None  # a task that ends in KeyboardInterrupt would end the event loop
-
-
-async def ask_secret(question: str) -> str:
-    """As `ask`, for what nobody is to see: nothing is shown while it is typed, and nothing remembers it."""
-    session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
-    try:
-        return await session.prompt_async(question, is_password=True, handle_sigint=False)
-    except EOFError:
-        return ""
-    except KeyboardInterrupt:
-        raise Interrupted from None
 
 
 def _history(face: Face) -> PrivateHistory:
