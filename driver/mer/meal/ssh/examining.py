@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from mer.core.errors import MerError, ServerUnreachable
 from mer.meal import findings
 from mer.meal.findings import Finding, Found
+from mer.meal.host import Launch
 from mer.meal.session import Session
-from mer.meal.ssh.host import SshHost, Unready
 from mer.meal.ssh.knock import Step
+from mer.meal.ssh.unready import Unready
+from mer.meal.stream import Stream
 
 PROBE_SECONDS = 40.0
 """For the facts: a slow login shell, the worker's code where it is not there yet, and GPUs that wake up."""
@@ -18,6 +22,17 @@ WORKER_SECONDS = 30.0
 
 PINGS = 5
 """Of which the quickest is the round trip: the others waited for somebody else."""
+
+
+class Examined(Protocol):
+    """A host over SSH, as far as a look at it goes (mer.meal.ssh.host)."""
+
+    name: str
+
+    async def connect(self) -> None: ...
+    async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]: ...
+    async def prepare(self) -> Launch: ...
+    async def open(self, launch: Launch) -> Stream: ...
 
 
 class Examination:
@@ -35,7 +50,7 @@ class Examination:
         else:
             self._done(detail)
 
-    async def reached(self, host: SshHost) -> None:
+    async def reached(self, host: Examined) -> None:
         """Connect to a host that nobody has connected to yet, and tell each step; raise what the last of them failed by."""
         try:
             await host.connect()
@@ -43,7 +58,7 @@ class Examination:
             self._found(Finding(step=self._step, microseconds=self._lap(), error=error))
             raise
 
-    async def of(self, host: SshHost) -> None:
+    async def of(self, host: Examined) -> None:
         """Look at a host that nobody has connected to yet."""
         try:
             await host.connect()
@@ -53,7 +68,7 @@ class Examination:
         except MerError as error:
             self._found(Finding(step=self._step, microseconds=self._lap(), error=error))
 
-    async def _facts(self, host: SshHost) -> None:
+    async def _facts(self, host: Examined) -> None:
         self._begin("interpreter")
         asked = time.time()
         facts = await host.ask("probe", {}, seconds=PROBE_SECONDS)

@@ -21,10 +21,12 @@ from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.address import effective
 from mer.meal.ssh.connection import MAX_CHANNELS, Connection
+from mer.meal.ssh.examining import Examination
 from mer.meal.ssh.knock import described
 from mer.meal.ssh.known_hosts import KnownHosts, entry_name
 from mer.meal.ssh.reaching import KEEPALIVE_COUNT, shown_key
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
+from mer.meal.ssh.unready import Unready
 from mer.meal.staging import stage
 from mer.meal.stream import Stream
 from mer_worker.orphans import VARIABLE
@@ -46,20 +48,6 @@ MAX_ANSWER = 64 << 20
 
 MAX_UNSWEPT = 1000
 """Markers of workers that could not be swept up after, kept for the next connection."""
-
-
-class Unready(ServerUnreachable):
-    """The machine was reached, but cannot run a worker."""
-
-    def __init__(self, message: str, *, step: str, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.step = step
-        """What failed: `interpreter`, `cache` …"""
-
-    @property
-    def code(self) -> str:
-        """That of its kind."""
-        return "server-unreachable"
 
 
 class SshHost(Host):
@@ -94,8 +82,6 @@ class SshHost(Host):
 
     async def examine(self, found: Found) -> None:
         """Look at it step by step, over a connection of its own, until one fails."""
-        from mer.meal.ssh.examining import Examination
-
         examination = Examination(found)
         connection = self._connection.another(told=examination.told)
         other = SshHost(self.name, connection, python=self._python, shared_cache=self._shared_cache)
@@ -115,22 +101,19 @@ class SshHost(Host):
         Raises:
             ServerUnreachable, AuthenticationFailed, HostKeyRefused, Busy.
         """
-        silence = self._connection.target.keepalive_seconds * (KEEPALIVE_COUNT + 1)
-        arguments = ["--silence", f"{silence:g}"]
-        task = self._task(START, launch.environment, scratch=launch.marker, arguments=arguments, argv=list(launch.argv))
-        session = await self._connection.channel(self._command(task))
+        session = await self._connection.channel(self._line(launch))
         if self._unswept:
             self._sweep_later()
         try:
-            found = await self._spoken(session)
+            log, first = await self._first_words(session)
         except BaseException:
             assert session.channel is not None
             session.channel.abort()
             raise
         return ChannelStream(
             session,
-            found.after,
-            found.before + b"".join(session.kept_log),
+            first,
+            log + b"".join(session.kept_log),
             clean_up=lambda: self.kill(launch),
             heartbeat_seconds=self._connection.target.keepalive_seconds,
             cleans_up=not launch.argv,
@@ -259,6 +242,19 @@ class SshHost(Host):
             await self.ask("sweep", {"markers": markers}, seconds=SWEEP_SECONDS)
         except MerError:
             self._unswept = (markers + self._unswept)[-MAX_UNSWEPT:]
+
+    def _line(self, launch: Launch) -> str:
+        """Return the command line that starts a worker there."""
+        silence = self._connection.target.keepalive_seconds * (KEEPALIVE_COUNT + 1)
+        arguments = ["--silence", f"{silence:g}"]
+        return self._command(
+            self._task(START, launch.environment, scratch=launch.marker, arguments=arguments, argv=list(launch.argv))
+        )
+
+    async def _first_words(self, session: ChannelSession) -> tuple[bytes, bytes]:
+        """Wait until a worker begins to speak, and return what was printed before that, and what it has said."""
+        found = await self._spoken(session)
+        return found.before, found.after
 
     def _command(self, task: Mapping[str, Any]) -> str:
         return command(self._python, task)

@@ -21,8 +21,7 @@ from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.examining import PINGS, WORKER_SECONDS, Examination
 from mer.meal.ssh.host import MAX_SAID, START_SECONDS, SshHost
-from mer.meal.ssh.stream import ChannelSession, ChannelStream
-from mer.meal.stream import Stream
+from mer.meal.ssh.stream import ChannelSession
 from mer_worker.wire import PREAMBLE
 
 VIA = "serve-ssh"
@@ -83,28 +82,6 @@ class LentHost(SshHost):
         marker = uuid.uuid4().hex
         return Launch(argv=(), environment={}, directory=Path("/"), marker=marker)
 
-    async def open(self, launch: Launch) -> Stream:
-        """Have the lender's MER speak as a worker.
-
-        Raises:
-            ServerUnreachable, AuthenticationFailed, HostKeyRefused, Busy. NotAllowed: it lends nothing by frames.
-        """
-        session = await self._connection.channel(WORD)
-        try:
-            first = await self._greeted(session)
-        except BaseException:
-            assert session.channel is not None
-            session.channel.abort()
-            raise
-        return ChannelStream(
-            session,
-            first,
-            b"".join(session.kept_log),
-            clean_up=lambda: self.kill(launch),
-            heartbeat_seconds=self._connection.target.keepalive_seconds,
-            cleans_up=True,
-        )
-
     async def kill(self, launch: Launch) -> None:
         """Nothing of ours runs there: the lender's MER ends what its channel asked for when that ends."""
 
@@ -130,8 +107,13 @@ class LentHost(SshHost):
         del packages, blobs, grace_seconds, plan
         raise ConfigurationError(f"nothing is pushed to {self.name}, which lends what it has")
 
-    async def _greeted(self, session: ChannelSession) -> bytes:
-        """Wait for the preamble, and return all that was said."""
+    def _line(self, launch: Launch) -> str:
+        """Have the lender's MER speak as a worker."""
+        del launch
+        return WORD
+
+    async def _first_words(self, session: ChannelSession) -> tuple[bytes, bytes]:
+        """Wait for the preamble. Raises: also NotAllowed, where the lender lends nothing by frames."""
         said = bytearray()
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -145,7 +127,7 @@ class LentHost(SshHost):
                     said += session.taken()
         except TimeoutError:
             raise ServerUnreachable(f"{self.name} did not begin to lend within {START_SECONDS:g} s") from None
-        return bytes(said)
+        return b"", bytes(said)
 
     def _refusal(self, session: ChannelSession, said: bytes) -> MerError:
         if session.error is not None:
