@@ -157,7 +157,7 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
         monotonic=monotonic,
     )
     streaming = Streaming(executor, trace)
-    sealing = Sealing(executor, streaming, pool)
+    sealing = Sealing(executor, streaming, pool, trace)
     async with (
         contextlib.AsyncExitStack() as closing
     ):  # from the last to the first: what runs ends, then its end is recorded

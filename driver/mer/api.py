@@ -143,7 +143,7 @@ class Mer:
         if isinstance(reference, Sealed):
             if retry:
                 raise UsageError("sealed inputs are with one worker, and cannot be run again")
-            return self._sealing.run(reference, timeout=timeout)
+            return self._sealing.run(reference, timeout=timeout, trace=trace)
         return self._executor.run(reference, inputs or {}, actor or self.actor, on, timeout, on_log, trace, retry)
 
     def stream(
@@ -167,7 +167,7 @@ class Mer:
         Raises: as `run`, when a part is asked for; and whatever the iterable of parts raises.
         """
         if isinstance(reference, Sealed):
-            return self._sealing.stream(reference, timeout=timeout)
+            return self._sealing.stream(reference, timeout=timeout, trace=trace)
         actor = actor or self.actor
         return self._streaming.stream(
             reference, inputs or {}, actor=actor, parts=parts, on=on, timeout=timeout, on_log=on_log, trace=trace
@@ -183,17 +183,19 @@ class Mer:
         timeout: float | None = None,
         actor: Actor | None = None,
         on_log: LogCallback | None = None,
+        trace: Trace | None = None,
     ) -> Sealed:
         """Show a model its inputs ahead of the run: `run` or `stream` takes what this returns, once, `release` lets it go.
 
         The invocation is on record as started from here on; it ends with its run, its release, or after `keep` seconds
-        (mer.meal.seals). `timeout` is for the sealing alone; `on_log` hears the run too.
+        (mer.meal.seals). `timeout` is for the sealing alone; `on_log` hears the run too, and `trace` gets it. One that is
+        given to the run alone gets no more than that.
 
         Raises: as `run`.
         """
         actor = actor or self.actor
         return await self._sealing.seal(
-            reference, inputs or {}, actor=actor, on=on, keep=keep, timeout=timeout, on_log=on_log
+            reference, inputs or {}, actor=actor, on=on, keep=keep, timeout=timeout, on_log=on_log, trace=trace
         )
 
     async def release(self, sealed: Sealed) -> bool:

@@ -167,6 +167,97 @@ async def test_the_parts_of_a_stream_are_marked_as_they_come(tmp_path: Path) -> 
             assert run["pid"] != os.getpid()
 
 
+SEALS = """
+    import asyncio, time
+
+    class Model:
+        def seal(self, inputs):
+            print("staged")
+            time.sleep(0.05)
+            if "fail" in inputs:
+                raise ValueError("no")
+            return inputs
+
+        def __call__(self, inputs):
+            print("run")
+            time.sleep(0.05)
+            return inputs
+
+    class Tasks(Model):
+        async def __call__(self, inputs):
+            return super().__call__(inputs)
+
+    class Parts(Model):
+        def __call__(self, inputs):
+            yield super().__call__(inputs)
+
+    class Batches(Model):
+        def __call__(self, batch):
+            return [super(Batches, self).__call__(inputs) for inputs in batch]
+
+    def load(kind="Model"):
+        return globals()[kind]()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [("Model", {}), ("Model", {"concurrency": 2}), ("Tasks", {}), ("Batches", {"batch": Batch(max_size=2)})],
+    ids=["one at a time", "threads", "tasks", "batches"],
+)
+async def test_a_seal_and_its_run_stand_on_one_line(tmp_path: Path, kind: str, spec: dict[str, Any]) -> None:
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, SEALS, options={"kind": kind}, **spec)
+        trace = Trace()
+        result = await m.run(await m.seal("model", {"x": 1}, trace=trace), trace=trace)
+        assert result.outputs == {"x": 1}
+    found = events(trace.document())
+    whole, sealing, staging, run = (one(found, name) for name in ("invocation", "sealing", "seal", "run"))
+    for name in ("prepare", "record started", "load"):
+        assert within(one(found, name), sealing), name
+    calls = [event for event in found if event["name"] == "call"]
+    assert [within(inner, outer) for inner, outer in zip((staging, run), calls, strict=True)] == [True, True]
+    assert within(calls[0], sealing)
+    assert within(calls[1], whole)
+    assert within(one(found, "record finished"), whole)
+    assert staging["pid"] == run["pid"] != os.getpid()
+    assert min(staging["dur"], run["dur"]) > 45_000
+    assert len({event["tid"] for event in found if event["ph"] != "M"}) == 1
+    assert [event["args"]["text"] for event in found if event["name"] == "log"] == ["staged\n", "run\n"]
+    assert len([event for event in found if event["name"] == "queue"]) == 2
+
+
+async def test_however_a_seal_ends_its_line_does(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    async with running(tmp_path, trace=file) as m:
+        await register(m, tmp_path, SEALS)
+        await register(m, tmp_path, SEALS, options={"kind": "Parts"}, name="parts")
+        with pytest.raises(ModelFailed):
+            await m.seal("model", {"fail": 1})
+        assert [part async for part in m.stream(await m.seal("parts", {"x": 1}))] == [{"x": 1}]
+        await m.release(await m.seal("model", {"x": 2}))
+        await m.seal("model", {"x": 3})
+        late = Trace()
+        await m.run(await m.seal("model", {"x": 4}), trace=late)
+    found = events(file.read_bytes())
+    assert sum(event["name"] == "invocation" for event in found) == 5
+    assert sum(event["name"] == "seal" for event in found) == 5
+    assert sum(event["name"] == "run" for event in found) == 2
+    assert sum(event["name"] == "part" for event in found) == 1
+    alone = events(late.document())
+    assert [event["name"] for event in alone if event["name"] in ("seal", "run", "invocation")] == ["run", "invocation"]
+
+
+async def test_the_run_alone_of_what_was_sealed_may_be_traced(tmp_path: Path) -> None:
+    async with running(tmp_path) as m:
+        await register(m, tmp_path, SEALS)
+        sealed, trace = await m.seal("model", {"x": 1}), Trace()
+        await m.run(sealed, trace=trace)
+    found = events(trace.document())
+    assert within(one(found, "run"), one(found, "invocation"))
+    assert one(found, "log")["args"]["text"] == "run\n"
+
+
 async def test_a_failure_s_time_in_the_model_is_not_counted_as_transfer(tmp_path: Path) -> None:
     source = """
         import time

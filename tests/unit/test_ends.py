@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 from mer.core.errors import DeadlineExceeded, LimitExceeded, RunTooLong, WorkerLost
+from mer.core.specs import Limits, VersionSpec
 from mer.execution.walls import BACKSTOP, within
 from mer.meal.ends import FOR_MEMORY, loss, memory_kills
+
+
+def limited(wall: float | None) -> VersionSpec:
+    return VersionSpec(runner="python", limits=Limits(wall_seconds=wall))
 
 
 def test_a_worker_that_the_kernel_ended_for_its_cpu_time_was_over_its_limit() -> None:
@@ -49,13 +54,13 @@ def test_what_the_kernel_has_ended_for_memory_is_counted(tmp_path: Path, text: s
     ],
 )
 def test_the_first_of_deadline_and_limit_counts(wall: float | None, deadline: float | None, due: float | None) -> None:
-    with within(wall, deadline, now=100.0) as given:
+    with within(limited(wall), deadline, now=100.0) as given:
         assert given == due
 
 
 def test_only_a_deadline_that_the_limit_set_is_told_as_the_limit() -> None:
-    with pytest.raises(RunTooLong, match="10 s"), within(10.0, None, now=0.0):
+    with pytest.raises(RunTooLong, match="10 s"), within(limited(10.0), None, now=0.0):
         raise DeadlineExceeded("late")
-    with pytest.raises(DeadlineExceeded, match="late") as caught, within(10.0, 5.0, now=0.0):
+    with pytest.raises(DeadlineExceeded, match="late") as caught, within(limited(10.0), 5.0, now=0.0):
         raise DeadlineExceeded("late")
     assert not isinstance(caught.value, RunTooLong)

@@ -61,7 +61,10 @@ class Trace:
         if len(self._events) >= MAX_EVENTS:
             self._dropped += 1
             return
-        self._events.append({**event, "ts": max(0, event["ts"] - self._origin)})
+        since = event["ts"] - self._origin
+        if since < 0 and "dur" in event:  # it began before the trace: of what was sealed earlier, say
+            event = {**event, "dur": max(0, event["dur"] + since)}
+        self._events.append({**event, "ts": max(0, since)})
 
     def name(self, pid: int, process: str, lane: int, words: str) -> None:
         """Say, once, what a process and one of its lines are called."""
@@ -82,6 +85,12 @@ class Lane:
         self.now = traces[0].clock
         """Returns the clock's microseconds."""
         self._introduce(self._pid, "mer")
+
+    def join(self, trace: Trace) -> None:
+        """Be drawn in this trace, too, from now on; its clock is that of the others."""
+        if all(known is not trace for known, _ in self._lines):
+            self._lines.append((trace, trace.line()))
+            self._introduce(self._pid, "mer")
 
     def add(self, name: str, begin: int, end: int, *, worker: int | None = None, **args: object) -> None:
         """Say that a step lasted from `begin` to `end`, microseconds by the clock, here or in the worker of that pid."""

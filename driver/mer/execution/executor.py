@@ -36,7 +36,6 @@ from mer.execution.workplaces import Workplaces
 from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
-from mer.meal.pooled import BATCHES_AHEAD
 from mer.meal.session import Session
 from mer.registry.resolve import Candidate, Resolved, Resolver
 
@@ -270,9 +269,7 @@ class Executor:
     ) -> Reply:
         """Run the model by the session's general way, held to the version's wall limit."""
         lane, as_they_are, encoded = CURRENT.get(), prepared.in_wire_form is None, prepared.encoded
-        spec = prepared.candidate.version.spec
-        turns = 1 if spec.batch is None else BATCHES_AHEAD
-        with within(spec.limits.wall_seconds, deadline, now=self._monotonic(), turns=turns) as due:
+        with within(prepared.candidate.version.spec, deadline, now=self._monotonic()) as due:
             if lane is None:
                 reply = await session.infer(encoded, deadline=due, on_log=on_log)
             else:

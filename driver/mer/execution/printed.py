@@ -14,7 +14,8 @@ class Printed:
 
     def __init__(self, listener: LogCallback | None, *, kept: bool) -> None:
         """Pass prints on to `listener`, and keep their end if it is to be `kept`."""
-        self._listener = listener
+        self.listener = listener
+        """Hears them too."""
         self._kept = kept
         self._size = 0
         self._end = bytearray()
@@ -25,8 +26,8 @@ class Printed:
         if self._kept:
             self._end += text
             del self._end[:-_KEPT_BYTES]
-        if self._listener is not None:
-            self._listener(stream, level, text)
+        if self.listener is not None:
+            self.listener(stream, level, text)
 
     def end(self) -> ModelLog | None:
         """Return what a record says of it, from the beginning of a line where it was cut; None if nothing is to be said."""

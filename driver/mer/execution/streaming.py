@@ -13,7 +13,7 @@ from mer.core.errors import HandleUnknown, WorkerLost
 from mer.core.records import Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
-from mer.core.trace import META, Lane, Trace, lane_of, resumed, span
+from mer.core.trace import Lane, Trace, lane_of, resumed, span
 from mer.execution import tracing
 from mer.execution.audit import Started, Streamed
 from mer.execution.digests import Rolling
@@ -175,14 +175,11 @@ class Streaming:
                         prepared, deadline, started.timings, started.printed, session=session
                     )
                     given = await stack.enter_async_context(worker)
-                wall, sent = prepared.candidate.version.spec.limits.wall_seconds, time.monotonic()
+                spec, sent = prepared.candidate.version.spec, time.monotonic()
                 asked = 0 if lane is None else lane.now()
-                due = stack.enter_context(within(wall, deadline, now=sent))
-                meta = (
-                    {META: True}
-                    if lane is not None and tracing.CAPABILITY in given.hello.get("capabilities", ())
-                    else None
-                )
+                due = stack.enter_context(within(spec, deadline, now=sent))
+                meta = None if lane is None else tracing.asking(given)
+                there = 0 if handle is not None or lane is None else tracing.size_of(prepared.encoded)
                 stream = await self._open(given, started, due, further, handle, meta)
                 try:
                     async for reply in stream:
@@ -195,13 +192,13 @@ class Streaming:
                             yield reply.outputs
                 except BaseException as error:
                     if lane is not None:
-                        await tracing.show_failure(given, lane, prepared.encoded, error, sent=asked, came=lane.now())
+                        await tracing.show_failure(given, lane, error, given=there, sent=asked, came=lane.now())
                     raise
                 finally:
                     await stream.aclose()
                     spent(started.timings, stream.run_us, time.monotonic() - sent)
                 if lane is not None and stream.end is not None:
-                    await tracing.show(given, lane, prepared.encoded, stream.end, sent=asked, came=lane.now())
+                    await tracing.show(given, lane, stream.end, given=there, sent=asked, came=lane.now())
         except BaseException as error:  # every end goes on record: a reader who goes too
             with resumed(lane):
                 await executor.audit.end(started, outcome=ended(error), error=told(error), streamed=streamed)

@@ -6,20 +6,23 @@ import contextlib
 from collections.abc import Iterator
 
 from mer.core.errors import DeadlineExceeded, RunTooLong, limit_exceeded
+from mer.core.specs import VersionSpec
+from mer.meal.pooled import BATCHES_AHEAD
 
 BACKSTOP = 4.0
 """Seconds after the limit: what a worker takes to interrupt a handler twice and to end itself (mer_worker.limits), and some."""
 
 
 @contextlib.contextmanager
-def within(wall_seconds: float | None, deadline: float | None, *, now: float, turns: int = 1) -> Iterator[float | None]:
+def within(spec: VersionSpec, deadline: float | None, *, now: float) -> Iterator[float | None]:
     """Give the deadline by which a run that is sent `now` has to answer; if the limit set it, say so when it passes.
 
-    It may have to wait for `turns` less one that may take as long as itself.
+    One of a batch may have to wait for others before it that may take as long as itself.
 
     Raises:
         RunTooLong
     """
+    wall_seconds, turns = spec.limits.wall_seconds, 1 if spec.batch is None else BATCHES_AHEAD
     due = None if wall_seconds is None else now + turns * wall_seconds + BACKSTOP
     if wall_seconds is None or due is None or (deadline is not None and deadline <= due):
         yield deadline

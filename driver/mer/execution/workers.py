@@ -83,11 +83,11 @@ class Workers:
         """
         async with contextlib.AsyncExitStack() as stack:
             lane = CURRENT.get()
-            asked = 0 if lane is None else lane.now()
+            asked, before = 0 if lane is None else lane.now(), timings.queue_us
             while (given := await self._entered(stack, prepared, deadline, timings, on_log, session)) is None:
                 pass
             if lane is not None:
-                queued = asked + timings.queue_us
+                queued = asked + timings.queue_us - before  # what was sealed has waited for a worker before
                 lane.add("queue", asked, queued)
                 # what it started with stands within it, whatever held us up since
                 lane.add("worker", queued, lane.now())

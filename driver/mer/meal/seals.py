@@ -13,7 +13,7 @@ from mer.meal.calls import LogCallback
 from mer.meal.session import Session
 from mer.meal.stream import Bytes
 from mer.meal.streams import Message, milliseconds
-from mer_worker.layout import meta_text
+from mer_worker.layout import NO_META, meta_text
 from mer_worker.tensors import Encoded
 from mer_worker.wire import Flag, Frame, Kind, WireError, flagged, frame
 
@@ -39,13 +39,24 @@ class Holder(Protocol):
 class Handle:
     """Sealed inputs: for one use, with the worker that has them."""
 
-    __slots__ = ("_forgetting", "_gone", "_release", "_text", "_timer", "holder")
+    __slots__ = ("_forgetting", "_gone", "_release", "_text", "_timer", "holder", "meta", "run_us")
 
     def __init__(
-        self, holder: Holder, text: str, seconds: float, release: Callable[[str], Coroutine[Any, Any, None]]
+        self,
+        holder: Holder,
+        text: str,
+        seconds: float,
+        release: Callable[[str], Coroutine[Any, Any, None]],
+        *,
+        run_us: int = 0,
+        meta: Mapping[str, Any] = NO_META,
     ) -> None:
         """Stand for what `holder` has under `text`, until `release` was called after so many seconds."""
         self.holder = holder
+        self.run_us = run_us
+        """Microseconds that the staging took there."""
+        self.meta = meta
+        """What the worker said beside."""
         self._text = text
         self._gone = False
         self._release = release
@@ -106,6 +117,7 @@ async def seal(
     encoded: Encoded,
     *,
     keep: float | None = None,
+    meta: Mapping[str, Any] | None = None,
     deadline: float | None = None,
     on_log: LogCallback | None = None,
 ) -> Handle:
@@ -122,7 +134,7 @@ async def seal(
     seconds = check_keep(keep)
     if CAPABILITY not in session.peer.capabilities:
         raise UsageError("this worker keeps no sealed inputs")
-    form = await session.form(encoded, Kind.SEAL)
+    form = await session.form(encoded, Kind.SEAL, meta=meta)
     request, call = await session.begin(form, deadline=deadline, on_log=on_log)
 
     async def release(text: str) -> None:
@@ -132,7 +144,7 @@ async def seal(
         """Have inputs forgotten that were sealed after all, when nobody waited for their handle any more."""
         if not future.cancelled() and future.exception() is None and future.result().kind == Kind.RESULT:
             with contextlib.suppress(ProtocolViolation):
-                Handle(session, _text(future.result()), 0.0, release)
+                Handle(session, _read(future.result())[0], 0.0, release)
 
     try:
         answer = session.result(await asyncio.shield(call.future), call)
@@ -140,7 +152,8 @@ async def seal(
         session.abandon(request)
         call.future.add_done_callback(unwanted)
         raise
-    return Handle(session, _text(answer), seconds, release)
+    text, told = _read(answer)
+    return Handle(session, text, seconds, release, run_us=answer.number, meta=told)
 
 
 def by_handle(
@@ -176,11 +189,13 @@ def check_keep(seconds: float | None) -> float:
     return seconds
 
 
-def _text(answer: Frame) -> str:
+def _read(answer: Frame) -> tuple[str, Mapping[str, Any]]:
+    """Return the handle that a seal was answered by, and the meta beside it."""
     try:
-        text = answer.fields().get("handle")
+        fields = answer.fields()
     except WireError as error:
         raise ProtocolViolation(f"the worker did not speak the protocol: {error}") from error
+    text, meta = fields.get("handle"), fields.get("meta")
     if not isinstance(text, str) or not 0 < len(text.encode("utf-8", "replace")) <= MAX_HANDLE_BYTES:
         raise ProtocolViolation("the worker sealed inputs without a handle")
-    return text
+    return text, meta if isinstance(meta, dict) else NO_META
