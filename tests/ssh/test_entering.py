@@ -23,7 +23,7 @@ from mer.meal.ssh.address import Operator, Target
 from mer.meal.ssh.knock import Step
 from mer.meal.ssh.reaching import reach
 from tests.support import sshd
-from tests.support.passwords import PASSWORD, ByPassword, ByQuestions, listening
+from tests.support.passwords import PASSWORD, ByNoQuestion, ByPassword, ByQuestions, listening
 
 PASSPHRASE = "open sesame ß"
 
@@ -213,7 +213,7 @@ async def test_an_agent_that_is_gone_is_told_and_hinders_nobody(server, tmp_path
 # passwords
 
 
-@pytest.fixture(params=[ByPassword, ByQuestions])
+@pytest.fixture(params=[ByPassword, ByQuestions, ByNoQuestion])
 async def by_password(
     request: pytest.FixtureRequest, server: sshd.Sshd
 ) -> AsyncIterator[tuple[type[ByPassword], Target]]:

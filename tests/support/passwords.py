@@ -54,6 +54,17 @@ class ByQuestions(ByPassword):
     questions = True
 
 
+class ByNoQuestion(ByPassword):
+    """Offers to ask, asks nothing and says no, as OpenSSH does where it has no PAM; then takes the password as such."""
+
+    def kbdint_auth_supported(self) -> bool:
+        return True
+
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
+        del username, lang, submethods
+        return False
+
+
 @contextlib.asynccontextmanager
 async def listening(kind: type[ByPassword], host_key: Path) -> AsyncIterator[int]:
     """Give the port of such a server."""

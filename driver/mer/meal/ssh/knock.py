@@ -73,6 +73,7 @@ class Knock(asyncssh.SSHClient):
         self._told = told
         self.only_key = only_key
         self._password_given = False
+        self._let_ask = False
         self._connection: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
@@ -148,7 +149,12 @@ class Knock(asyncssh.SSHClient):
 
     async def kbdint_auth_requested(self) -> str | None:
         self._note_methods()
-        return None if self._address.password_from.value is None or self._password_given else ""
+        if self._address.password_from.value is None or self._password_given or self._let_ask:
+            return None
+        # once: a server may offer to ask and then ask nothing (sshd without PAM), or what nobody here can answer, and
+        # asyncssh would come back to it until the tries were used up, a password never tried
+        self._let_ask = True
+        return ""
 
     async def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
