@@ -236,6 +236,7 @@ async def test_a_wrong_password_is_tried_once_and_told_nowhere(by_password, capl
     with pytest.raises(AuthenticationFailed) as refused:
         await reach(by(target, "env:WRONG"))
     assert kind.tries == ["wrong"]
+    assert "the password refused" in refused.value.message
     assert "wrong" not in f"{refused.value.message} {refused.value.hint}"
     assert PASSWORD not in caplog.text
 

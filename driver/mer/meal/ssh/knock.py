@@ -72,7 +72,7 @@ class Knock(asyncssh.SSHClient):
         self._secrets = secrets
         self._told = told
         self.only_key = only_key
-        self._password_given = False
+        self.password_given = False
         self._let_ask = False
         self._connection: asyncssh.SSHClientConnection | None = None
 
@@ -149,7 +149,7 @@ class Knock(asyncssh.SSHClient):
 
     async def kbdint_auth_requested(self) -> str | None:
         self._note_methods()
-        if self._address.password_from.value is None or self._password_given or self._let_ask:
+        if self._address.password_from.value is None or self.password_given or self._let_ask:
             return None
         # once: a server may offer to ask and then ask nothing (sshd without PAM), or what nobody here can answer, and
         # asyncssh would come back to it until the tries were used up, a password never tried
@@ -171,9 +171,9 @@ class Knock(asyncssh.SSHClient):
     async def _password(self, how: str) -> str | None:
         self._note_methods()
         reference = self._address.password_from.value
-        if reference is None or self._password_given:
+        if reference is None or self.password_given:
             return None
-        self._password_given, self.how = True, how
+        self.password_given, self.how = True, how
         try:
             with self._patience():  # a keyring may ask its owner
                 return await self._secrets.password(reference)

@@ -325,6 +325,8 @@ def _not_let_in(name: str, address: Address, knock: Knock, error: Exception) -> 
     tried = [f"{identities.offered} key{'' if identities.offered == 1 else 's'} offered"]
     if identities.unusable:
         tried.append(f"not usable: {'; '.join(identities.unusable)}")
+    if knock.password_given:
+        tried.append("the password refused")
     hint = None
     if identities.locked:
         tried.append(f"locked: {', '.join(identities.locked)}")
