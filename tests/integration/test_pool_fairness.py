@@ -14,19 +14,8 @@ from mer.core.specs import Workers
 from mer.meal.local import LocalHost
 from mer.meal.plan import WorkerPlan
 from mer.meal.pool import Pool
-from tests.support.pools import pid_of, pool_of
+from tests.support.pools import TELLS_ITS_PID, pid_of, pool_of
 from tests.support.workers import alive, local_host, plan_of, until
-
-SOURCE = """
-    import os, threading, time
-    def load():
-        def handle(inputs):
-            if inputs.get("block"):
-                threading.Event().wait(inputs["block"])
-            time.sleep(inputs.get("sleep", 0))
-            return {"pid": os.getpid()}
-        return handle
-"""
 
 
 @pytest.fixture
@@ -38,8 +27,8 @@ async def test_callers_of_one_version_end_one_idle_worker_for_the_one_that_they_
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
     pool = pool_of(pools, max_workers=3)
-    warm = [await pid_of(pool, host, plan_of(tmp_path / name, SOURCE)) for name in "abc"]
-    plan = plan_of(tmp_path / "d", SOURCE)
+    warm = [await pid_of(pool, host, plan_of(tmp_path / name, TELLS_ITS_PID)) for name in "abc"]
+    plan = plan_of(tmp_path / "d", TELLS_ITS_PID)
     assert len(set(await asyncio.gather(*(pid_of(pool, host, plan) for _ in range(4))))) == 1
     assert [alive(pid) for pid in warm] == [False, True, True]
 
@@ -47,8 +36,8 @@ async def test_callers_of_one_version_end_one_idle_worker_for_the_one_that_they_
 async def test_callers_who_share_a_worker_keep_it_from_nobody_for_ever(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, shared = pool_of(pools, max_workers=1), plan_of(tmp_path / "shared", SOURCE, concurrency=2)
-    other, over = plan_of(tmp_path / "other", SOURCE), asyncio.Event()
+    pool, shared = pool_of(pools, max_workers=1), plan_of(tmp_path / "shared", TELLS_ITS_PID, concurrency=2)
+    other, over = plan_of(tmp_path / "other", TELLS_ITS_PID), asyncio.Event()
 
     async def again_and_again(first: float) -> None:
         await asyncio.sleep(first)
@@ -131,7 +120,7 @@ async def until_lost(pool: Pool, host: LocalHost, plan: WorkerPlan) -> None:
 async def test_one_whose_worker_is_given_up_for_a_caller_who_has_gone_waits_for_no_other(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=2)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=2)
     pid = await pid_of(pool, host, plan)
     gone = asyncio.ensure_future(pid_of(pool, host, plan, block=60))
     other = asyncio.ensure_future(pid_of(pool, host, plan, block=8))

@@ -13,21 +13,8 @@ from mer.meal.local import LocalHost
 from mer.meal.pool import Pool
 from mer.meal.session import Session
 from mer_worker.tensors import encode
-from tests.support.pools import pid_of, pool_of
+from tests.support.pools import TELLS_ITS_PID, pid_of, pool_of
 from tests.support.workers import alive, local_host, plan_of, soon, until
-
-SOURCE = """
-    import os, threading, time
-    def load():
-        def handle(inputs):
-            if inputs.get("block"):
-                threading.Event().wait(inputs["block"])
-            end = time.monotonic() + inputs.get("sleep", 0)
-            while time.monotonic() < end:
-                time.sleep(0.005)
-            return {"pid": os.getpid()}
-        return handle
-"""
 
 
 @pytest.fixture
@@ -38,7 +25,7 @@ def host(tmp_path: Path) -> LocalHost:
 async def test_callers_share_a_worker_as_far_as_its_slots_go(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=4)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=4)
     together = most = 0
 
     async def call() -> int:
@@ -58,7 +45,7 @@ async def test_callers_share_a_worker_as_far_as_its_slots_go(
 async def test_further_workers_are_started_when_all_slots_are_taken(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=2, workers=Workers(max=3))
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=2, workers=Workers(max=3))
     assert len(set(await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.2) for _ in range(2))))) == 1
     assert pool.workers == 1
     pids = await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.5) for _ in range(12)))
@@ -68,7 +55,7 @@ async def test_further_workers_are_started_when_all_slots_are_taken(
 
 async def test_idle_workers_end_down_to_the_min(tmp_path: Path, host: LocalHost, pools: list[Pool]) -> None:
     pool = pool_of(pools, idle_seconds=0.2)
-    plan = plan_of(tmp_path / "m", SOURCE, workers=Workers(min=1, max=3))
+    plan = plan_of(tmp_path / "m", TELLS_ITS_PID, workers=Workers(min=1, max=3))
     pids = set(await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.3) for _ in range(6))))
     assert len(pids) == 3
     await until(lambda: pool.workers == 1)
@@ -78,7 +65,7 @@ async def test_idle_workers_end_down_to_the_min(tmp_path: Path, host: LocalHost,
 
 
 async def test_the_min_is_started_with_the_first(tmp_path: Path, host: LocalHost, pools: list[Pool]) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, workers=Workers(min=3, max=3))
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, workers=Workers(min=3, max=3))
     await pid_of(pool, host, plan)
     await until(lambda: pool.workers == 3)
     pids = await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.5) for _ in range(3)))
@@ -88,7 +75,7 @@ async def test_the_min_is_started_with_the_first(tmp_path: Path, host: LocalHost
 async def test_a_worker_is_replaced_after_its_number_of_calls(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, limits=Limits(calls=3))
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, limits=Limits(calls=3))
     pids = [await pid_of(pool, host, plan) for _ in range(7)]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
     await until(lambda: sum(map(alive, set(pids))) == 1)
@@ -96,13 +83,13 @@ async def test_a_worker_is_replaced_after_its_number_of_calls(
 
 async def test_it_ends_only_after_its_last_caller(tmp_path: Path, host: LocalHost, pools: list[Pool]) -> None:
     pool = pool_of(pools)
-    plan = plan_of(tmp_path / "m", SOURCE, concurrency=3, limits=Limits(calls=3))
+    plan = plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=3, limits=Limits(calls=3))
     pids = await asyncio.gather(*(pid_of(pool, host, plan, sleep=0.1 * n) for n in range(1, 7)))
     assert sorted(pids.count(pid) for pid in set(pids)) == [3, 3]
 
 
 async def test_busy_names_the_numbers(tmp_path: Path, host: LocalHost, pools: list[Pool]) -> None:
-    pool, plan = pool_of(pools, most_waiting=2), plan_of(tmp_path / "m", SOURCE, concurrency=2)
+    pool, plan = pool_of(pools, most_waiting=2), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=2)
     await pid_of(pool, host, plan)
     calls = [asyncio.ensure_future(pid_of(pool, host, plan, sleep=0.5)) for _ in range(4)]
     await asyncio.sleep(0.1)
@@ -138,7 +125,7 @@ async def test_a_batching_worker_takes_two_batches_of_callers(
 async def test_a_worker_that_is_given_up_is_replaced_while_others_still_run_on_it(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=2)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=2)
     pid = await pid_of(pool, host, plan)
     other = asyncio.ensure_future(pid_of(pool, host, plan, sleep=4.0))
     await asyncio.sleep(0.05)
@@ -154,7 +141,7 @@ async def test_a_worker_that_is_given_up_is_replaced_while_others_still_run_on_i
 async def test_the_newest_caller_hears_what_is_tied_to_no_request(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE, concurrency=2)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID, concurrency=2)
 
     heard: list[str] = []
 
@@ -174,7 +161,7 @@ async def test_the_newest_caller_hears_what_is_tied_to_no_request(
 async def test_a_worker_can_be_looked_at_while_every_slot_is_taken(
     tmp_path: Path, host: LocalHost, pools: list[Pool]
 ) -> None:
-    pool, plan = pool_of(pools), plan_of(tmp_path / "m", SOURCE)
+    pool, plan = pool_of(pools), plan_of(tmp_path / "m", TELLS_ITS_PID)
     assert pool.warm(host, plan) is None
     await pid_of(pool, host, plan)
     call = asyncio.ensure_future(pid_of(pool, host, plan, sleep=0.5))

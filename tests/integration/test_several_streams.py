@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 
 from mer.core.errors import InputInvalid, ModelFailed
 from mer.meal.library import load_unpacked
-from mer.meal.loaded import LoadedModel, WorkerModel
+from mer.meal.loaded import WorkerModel
 from mer_worker.credit import WINDOW_BYTES, WINDOW_PARTS
-from mer_worker.tensors import Buffer
+from tests.support.parts import all_of, heard, input_parts_wait_for_a_slow_handler, numbers
 from tests.support.peers import PEERS
 from tests.support.workers import handler_folder, until
 
@@ -214,18 +214,6 @@ async def model(tmp_path: Path, way: str) -> AsyncIterator[WorkerModel]:
         yield loaded
 
 
-async def all_of(model: LoadedModel, inputs: dict[str, Any], **given: Any) -> list[dict[str, Any]]:
-    return [part async for part in model.stream(inputs, **given)]
-
-
-def numbers(count: int) -> list[dict[str, Any]]:
-    return [{"number": number} for number in range(count)]
-
-
-def heard(said: list[bytes]) -> Callable[[str, str, bytes], None]:
-    return lambda _stream, _level, text: said.append(text)
-
-
 class TestParts:
     @pytest.mark.parametrize("count", [0, 1, WINDOW_PARTS, 1000])
     async def test_come_in_order_and_end(self, model, count):
@@ -422,18 +410,7 @@ class TestInputParts:
         assert await model.infer({"do": "sums"}) == {"total": 0}
 
     async def test_wait_for_a_slow_handler(self, model):
-        size, taken = 8 << 20, 0
-
-        def given() -> Iterator[dict[str, Any]]:
-            nonlocal taken
-            while True:
-                taken += 1
-                yield {"x": Buffer(bytes(size), "uint8", (size,))}
-
-        stream = model.stream({"do": "weigh", "pause": 0.05}, parts=given())
-        assert await anext(stream) == {"bytes": size}
-        assert taken * size <= WINDOW_BYTES + 6 * size
-        await stream.aclose()
+        await input_parts_wait_for_a_slow_handler(model)
 
     async def test_that_one_waits_for_stop_nobody_else_and_can_be_cancelled(self, model):
         said: list[bytes] = []

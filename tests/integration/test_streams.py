@@ -15,12 +15,12 @@ from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, WorkerL
 from mer.core.running import Batch
 from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
-from mer.meal.seals import seal
 from mer.meal.streams import PartStream, inference
 from mer_worker.conversation import MOST_SET_ASIDE
 from mer_worker.credit import WINDOW_BYTES, WINDOW_PARTS, credit_frame
 from mer_worker.tensors import Buffer, encode
 from mer_worker.wire import Flag, Frame, Kind
+from tests.support.parts import all_of, input_parts_wait_for_a_slow_handler, numbers
 from tests.support.peers import PEERS, bare
 from tests.support.workers import handler_folder, session_with, until
 
@@ -135,14 +135,6 @@ async def here(tmp_path: Path) -> AsyncIterator[LoadedModel]:
     folder = handler_folder(tmp_path / "model", DOES)
     async with await load_unpacked(folder, entry="handler:load", arrays="buffer", in_process=True) as loaded:
         yield loaded
-
-
-async def all_of(model: LoadedModel, inputs: dict[str, Any], **given: Any) -> list[dict[str, Any]]:
-    return [part async for part in model.stream(inputs, **given)]
-
-
-def numbers(count: int, **last: Any) -> list[dict[str, Any]]:
-    return [{"number": number} for number in range(count)] + ([last] if last else [])
 
 
 class TestParts:
@@ -342,18 +334,7 @@ class TestInputParts:
         assert await all_of(model, {"do": "plain"}) == [{"one": 1}]
 
     async def test_wait_for_a_slow_handler(self, model):
-        size, taken = 8 << 20, 0
-
-        def given() -> Iterator[dict[str, Any]]:
-            nonlocal taken
-            while True:
-                taken += 1
-                yield {"x": Buffer(bytes(size), "uint8", (size,))}
-
-        stream = model.stream({"do": "weigh", "pause": 0.05}, parts=given())
-        assert await anext(stream) == {"bytes": size}
-        assert taken * size <= WINDOW_BYTES + 6 * size
-        await stream.aclose()
+        await input_parts_wait_for_a_slow_handler(model)
 
     async def test_that_cannot_be_sent_end_the_request(self, model):
         with pytest.raises(InputInvalid, match="input part"):
@@ -470,6 +451,4 @@ class TestBatches:
             assert await read() == [{"x": "a"}]
             with pytest.raises(InputInvalid, match="takes batches"):
                 await read(parts=parts())
-            with pytest.raises(InputInvalid, match="several requests"):
-                await seal(session, encoded)
             assert await read() == [{"x": "a"}]

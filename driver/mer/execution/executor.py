@@ -22,7 +22,7 @@ from mer.core.lent import known_by
 from mer.core.records import InvocationId, Outcome
 from mer.core.specs import VersionSpec
 from mer.core.timeouts import check_timeout
-from mer.core.trace import CURRENT, Trace, lane_of, span, traced
+from mer.core.trace import CURRENT, Trace, lane_of, span
 from mer.execution import tracing
 from mer.execution.audit import Audit, Started
 from mer.execution.choice import Choice
@@ -94,23 +94,10 @@ class Executor:
         """Run one invocation (see `Mer.run`)."""
         if trace is None and self._trace is None:
             return self._run(reference, inputs, actor, on, timeout, on_log, retry)
-        return self._traced(trace, reference, inputs, actor, on, timeout, on_log, retry)
-
-    async def _traced(
-        self,
-        trace: Trace | None,
-        reference: str,
-        inputs: Mapping[str, Any],
-        actor: Actor,
-        on: str | None,
-        timeout: float | None,
-        on_log: LogCallback | None,
-        retry: bool,
-    ) -> Result:
         lane = lane_of(reference, trace, self._trace)
         assert lane is not None  # there is a trace
-        with traced(lane, reference):
-            return await self._run(reference, inputs, actor, on, timeout, tracing.marking(lane, on_log), retry)
+        on_log = tracing.marking(lane, on_log)
+        return tracing.along(lane, reference, self._run(reference, inputs, actor, on, timeout, on_log, retry))
 
     async def _run(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from mer.core.errors import MerError
-from mer.core.trace import META, Lane
+from mer.core.trace import META, Lane, traced
 from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.session import Session
@@ -31,6 +31,14 @@ class Answer(Protocol):
 
 
 A = TypeVar("A", bound=Answer)
+
+R = TypeVar("R")
+
+
+async def along(lane: Lane, name: str, running: Coroutine[Any, Any, R]) -> R:
+    """Return what `running` does, with its steps on a lane, under one of that name."""
+    with traced(lane, name):
+        return await running
 
 
 async def infer(
