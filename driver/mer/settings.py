@@ -5,12 +5,12 @@ The current folder is never looked at: a `.env` that came with somebody's model 
 An empty value in the environment or the file means the default, and ends the search there.
 """
 
-from __future__ import annotations
+# no `from __future__ import annotations`: the fields' are read, and as texts they would have to be evaluated for that
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -24,56 +24,214 @@ MAX_ENV_FILE = 1 << 20
 """Bytes of a `.env`: settings and remarks fit many times; anything longer is another file, given by mistake."""
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that can be set."""
+class Setting(msgspec.Struct, frozen=True):
+    """One thing that can be set, as its field of Settings is annotated with it."""
 
-    name: str
-    """The field of Settings."""
     variable: str
     """In the environment and in `.env`."""
-    flag: str | None = None
     kind: Kind
     explanation: str
+    flag: str | None = None
     default_words: str | None = None
     """How `.env.example` tells a default that is no fixed value."""
-
-    @property
-    def default(self) -> Any:
-        """The value where nothing is set; None where it is computed, or where there is none."""
-        return _DEFAULTS.get(self.name)
+    name: str = ""
+    """The field."""
+    default: Any = None
+    """The field's; None where it is computed, or where there is none."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting's value. `load` makes one; what stands here as a default is the default."""
+    """Every setting, and its value. `load` makes one; what stands here as a default is the default."""
 
-    database_url: str = ""
-    driver_username: str = ""
-    driver_password: str = ""
-    migrations_username: str = ""
-    migrations_password: str = ""
-    auditor_username: str = ""
-    auditor_password: str = ""
-    auditor: bool = False
-    allow_changes: bool = False
-    home: Path | None = None
-    state_folder: Path
-    socket_folder: Path | None = None
-    start_database: bool = True
-    database_idle_seconds: float = 1800.0
-    database_seconds: float = 10.0
-    database_connections: int = 4
-    database_reconnect_seconds: float = 15.0
-    lock_seconds: float = 10.0
-    run_seconds: float | None = None
-    load_seconds: float = 60.0
-    idle_seconds: float = 300.0
-    max_workers: int = 8
-    shared_memory: int = 1024
-    record_model_log: bool = True
-    trace: Path | None = None
-    log_level: str = "warning"
-    ssh_config: str = ""
-    ssh_host_keys: str = "strict"
+    database_url: Annotated[
+        str,
+        Setting(
+            "DB_CONNECTION_URL",
+            Kind.URL,
+            "Which database. Empty: a private PostgreSQL under the state folder, which starts by itself. "
+            "postgresql://HOST/NAME: a Postgres server. "
+            "ws(s)://HOST:PORT/NAMESPACE/DATABASE: a SurrealDB server. "
+            "surrealkv:///PATH: SurrealDB in a folder, for one process at a time. "
+            "mem://: SurrealDB in this process's memory, gone when it ends.",
+            flag="--database-url",
+        ),
+    ] = ""
+    driver_username: Annotated[
+        str,
+        Setting(
+            "DRIVER_DB_USERNAME",
+            Kind.TEXT,
+            "Whom `mer` logs in to a database server as. The embedded database needs none.",
+        ),
+    ] = ""
+    driver_password: Annotated[str, Setting("DRIVER_DB_PASSWORD", Kind.SECRET, "That user's password.")] = ""
+    migrations_username: Annotated[
+        str,
+        Setting(
+            "MIGRATIONS_DB_USERNAME",
+            Kind.TEXT,
+            "Whom `mer-migrate` logs in as: the owner of the tables. `mer` itself never does.",
+        ),
+    ] = ""
+    migrations_password: Annotated[str, Setting("MIGRATIONS_DB_PASSWORD", Kind.SECRET, "That user's password.")] = ""
+    auditor_username: Annotated[
+        str,
+        Setting(
+            "AUDITOR_DB_USERNAME", Kind.TEXT, "Whom an auditor logs in as: it may read everything, and change nothing."
+        ),
+    ] = ""
+    auditor_password: Annotated[str, Setting("AUDITOR_DB_PASSWORD", Kind.SECRET, "That user's password.")] = ""
+    auditor: Annotated[
+        bool,
+        Setting(
+            "MER_AUDITOR",
+            Kind.SWITCH,
+            "Whether to log in to the database as the auditor, who may only read.",
+            flag="--auditor",
+        ),
+    ] = False
+    allow_changes: Annotated[
+        bool,
+        Setting(
+            "ALLOW_MODEL_SERVER_RUNTIME_CHANGES",
+            Kind.SWITCH,
+            "Whether the registry may be changed: who can do that can run code as everybody who runs its models.",
+            flag="-a/--allow-model-server-runtime-changes",
+        ),
+    ] = False
+    home: Annotated[
+        Path | None,
+        Setting(
+            "MER_HOME",
+            Kind.FOLDER,
+            "The folder whose .env is read. start_mer.sh sets it. It cannot be set in a .env.",
+            default_words="no .env is read",
+        ),
+    ] = None
+    state_folder: Annotated[
+        Path,
+        Setting(
+            "MER_STATE_FOLDER",
+            Kind.FOLDER,
+            "Where the embedded database, the content store, caches, the journal and the history live.",
+            default_words="/var/lib/mer as root, else ~/.local/state/mer",
+        ),
+    ]
+    socket_folder: Annotated[
+        Path | None,
+        Setting(
+            "MER_SOCKET_FOLDER",
+            Kind.FOLDER,
+            "Where the embedded Postgres has its socket. Needed only where the state folder's path is so long "
+            "that a socket below it would have more than the 107 bytes that the system allows.",
+            default_words="under the state folder",
+        ),
+    ] = None
+    start_database: Annotated[
+        bool,
+        Setting(
+            "MER_START_DATABASE",
+            Kind.SWITCH,
+            "Whether to start and migrate the embedded database where it is not running. false: it must be there.",
+        ),
+    ] = True
+    database_idle_seconds: Annotated[
+        float,
+        Setting(
+            "MER_DATABASE_IDLE_SECONDS",
+            Kind.SECONDS,
+            "The embedded Postgres stops when nobody was connected to it for so long.",
+        ),
+    ] = 1800.0
+    database_seconds: Annotated[
+        float, Setting("MER_DATABASE_SECONDS", Kind.SECONDS, "The deadline of one statement.")
+    ] = 10.0
+    database_connections: Annotated[
+        int,
+        Setting(
+            "MER_DATABASE_CONNECTIONS",
+            Kind.COUNT,
+            "Connections to a database server that one driver keeps at most, beside the one that appends to the log.",
+        ),
+    ] = 4
+    database_reconnect_seconds: Annotated[
+        float,
+        Setting(
+            "MER_DATABASE_RECONNECT_SECONDS",
+            Kind.SECONDS,
+            "How long a call goes on asking a database server that was there and is gone, such as one that is restarted. "
+            "The first connection of a program is asked for once.",
+        ),
+    ] = 15.0
+    lock_seconds: Annotated[
+        float,
+        Setting(
+            "MER_LOCK_SECONDS", Kind.SECONDS, "How long to wait while another process holds a surrealkv:// database."
+        ),
+    ] = 10.0
+    run_seconds: Annotated[
+        float | None,
+        Setting(
+            "MER_RUN_SECONDS",
+            Kind.SECONDS,
+            "The deadline of a run that gives none with --timeout.",
+            default_words="none",
+        ),
+    ] = None
+    load_seconds: Annotated[
+        float, Setting("MER_LOAD_SECONDS", Kind.SECONDS, "How long a worker may take to load a model.")
+    ] = 60.0
+    idle_seconds: Annotated[
+        float, Setting("MER_IDLE_SECONDS", Kind.SECONDS, "A warm worker that nobody used for so long ends.")
+    ] = 300.0
+    max_workers: Annotated[int, Setting("MER_MAX_WORKERS", Kind.COUNT, "Workers that one driver keeps at a time.")] = 8
+    shared_memory: Annotated[
+        int,
+        Setting(
+            "MER_SHARED_MEMORY",
+            Kind.MEBIBYTES,
+            "MiB of memory that a worker on this machine may share with its driver, in either direction, for large "
+            "tensors. Only what is used takes room. 0: everything goes through pipes.",
+        ),
+    ] = 1024
+    record_model_log: Annotated[
+        bool,
+        Setting(
+            "MER_RECORD_MODEL_LOG",
+            Kind.SWITCH,
+            "Whether the end of what a model prints is kept with the record of its invocation.",
+        ),
+    ] = True
+    trace: Annotated[
+        Path | None,
+        Setting(
+            "MER_TRACE",
+            Kind.FILE,
+            "A file that gets a trace of every run of this process, for ui.perfetto.dev, when it ends.",
+            default_words="none",
+        ),
+    ] = None
+    log_level: Annotated[
+        str, Setting("MER_LOG_LEVEL", Kind.LEVEL, "What MER says of itself on stderr: debug, info, warning or error.")
+    ] = "warning"
+    ssh_config: Annotated[
+        str,
+        Setting(
+            "MER_SSH_CONFIG",
+            Kind.TEXT,
+            "The one ssh_config that is read, an absolute path; none: none is.",
+            default_words="~/.ssh/config, then /etc/ssh/ssh_config",
+        ),
+    ] = ""
+    ssh_host_keys: Annotated[
+        str,
+        Setting(
+            "MER_SSH_HOST_KEYS",
+            Kind.HOST_KEYS,
+            "What becomes of the host key of a server that nobody has a key of. strict: it is refused until "
+            "`mer server trust`. accept-new: it is trusted and kept. A changed key is refused either way.",
+        ),
+    ] = "strict"
     origins: dict[str, str] = {}
     """Name to where the value came from; what is missing is a default."""
 
@@ -87,207 +245,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings({told})"
 
 
-_DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in msgspec.structs.fields(Settings) if field.default is not msgspec.NODEFAULT
-}
+def _table() -> Iterator[Setting]:
+    for field in msgspec.structs.fields(Settings):
+        for setting in getattr(field.type, "__metadata__", ()):
+            default = None if field.default is msgspec.NODEFAULT else field.default
+            yield msgspec.structs.replace(setting, name=field.name, default=default)
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="database_url",
-        variable="DB_CONNECTION_URL",
-        flag="--database-url",
-        kind=Kind.URL,
-        explanation=(
-            "Which database. Empty: a private PostgreSQL under the state folder, which starts by itself. "
-            "postgresql://HOST/NAME: a Postgres server. "
-            "ws(s)://HOST:PORT/NAMESPACE/DATABASE: a SurrealDB server. "
-            "surrealkv:///PATH: SurrealDB in a folder, for one process at a time. "
-            "mem://: SurrealDB in this process's memory, gone when it ends."
-        ),
-    ),
-    Setting(
-        name="driver_username",
-        variable="DRIVER_DB_USERNAME",
-        kind=Kind.TEXT,
-        explanation="Whom `mer` logs in to a database server as. The embedded database needs none.",
-    ),
-    Setting(
-        name="driver_password",
-        variable="DRIVER_DB_PASSWORD",
-        kind=Kind.SECRET,
-        explanation="That user's password.",
-    ),
-    Setting(
-        name="migrations_username",
-        variable="MIGRATIONS_DB_USERNAME",
-        kind=Kind.TEXT,
-        explanation="Whom `mer-migrate` logs in as: the owner of the tables. `mer` itself never does.",
-    ),
-    Setting(
-        name="migrations_password",
-        variable="MIGRATIONS_DB_PASSWORD",
-        kind=Kind.SECRET,
-        explanation="That user's password.",
-    ),
-    Setting(
-        name="auditor_username",
-        variable="AUDITOR_DB_USERNAME",
-        kind=Kind.TEXT,
-        explanation="Whom an auditor logs in as: it may read everything, and change nothing.",
-    ),
-    Setting(
-        name="auditor_password",
-        variable="AUDITOR_DB_PASSWORD",
-        kind=Kind.SECRET,
-        explanation="That user's password.",
-    ),
-    Setting(
-        name="auditor",
-        variable="MER_AUDITOR",
-        flag="--auditor",
-        kind=Kind.SWITCH,
-        explanation="Whether to log in to the database as the auditor, who may only read.",
-    ),
-    Setting(
-        name="allow_changes",
-        variable="ALLOW_MODEL_SERVER_RUNTIME_CHANGES",
-        flag="-a/--allow-model-server-runtime-changes",
-        kind=Kind.SWITCH,
-        explanation="Whether the registry may be changed: who can do that can run code as everybody who runs its models.",
-    ),
-    Setting(
-        name="home",
-        variable="MER_HOME",
-        kind=Kind.FOLDER,
-        explanation="The folder whose .env is read. start_mer.sh sets it. It cannot be set in a .env.",
-        default_words="no .env is read",
-    ),
-    Setting(
-        name="state_folder",
-        variable="MER_STATE_FOLDER",
-        kind=Kind.FOLDER,
-        explanation="Where the embedded database, the content store, caches, the journal and the history live.",
-        default_words="/var/lib/mer as root, else ~/.local/state/mer",
-    ),
-    Setting(
-        name="socket_folder",
-        variable="MER_SOCKET_FOLDER",
-        kind=Kind.FOLDER,
-        explanation=(
-            "Where the embedded Postgres has its socket. Needed only where the state folder's path is so long "
-            "that a socket below it would have more than the 107 bytes that the system allows."
-        ),
-        default_words="under the state folder",
-    ),
-    Setting(
-        name="start_database",
-        variable="MER_START_DATABASE",
-        kind=Kind.SWITCH,
-        explanation="Whether to start and migrate the embedded database where it is not running. false: it must be there.",
-    ),
-    Setting(
-        name="database_idle_seconds",
-        variable="MER_DATABASE_IDLE_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="The embedded Postgres stops when nobody was connected to it for so long.",
-    ),
-    Setting(
-        name="database_seconds",
-        variable="MER_DATABASE_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="The deadline of one statement.",
-    ),
-    Setting(
-        name="database_connections",
-        variable="MER_DATABASE_CONNECTIONS",
-        kind=Kind.COUNT,
-        explanation="Connections to a database server that one driver keeps at most, beside the one that appends to the log.",
-    ),
-    Setting(
-        name="database_reconnect_seconds",
-        variable="MER_DATABASE_RECONNECT_SECONDS",
-        kind=Kind.SECONDS,
-        explanation=(
-            "How long a call goes on asking a database server that was there and is gone, such as one that is restarted. "
-            "The first connection of a program is asked for once."
-        ),
-    ),
-    Setting(
-        name="lock_seconds",
-        variable="MER_LOCK_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="How long to wait while another process holds a surrealkv:// database.",
-    ),
-    Setting(
-        name="run_seconds",
-        variable="MER_RUN_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="The deadline of a run that gives none with --timeout.",
-        default_words="none",
-    ),
-    Setting(
-        name="load_seconds",
-        variable="MER_LOAD_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="How long a worker may take to load a model.",
-    ),
-    Setting(
-        name="idle_seconds",
-        variable="MER_IDLE_SECONDS",
-        kind=Kind.SECONDS,
-        explanation="A warm worker that nobody used for so long ends.",
-    ),
-    Setting(
-        name="max_workers",
-        variable="MER_MAX_WORKERS",
-        kind=Kind.COUNT,
-        explanation="Workers that one driver keeps at a time.",
-    ),
-    Setting(
-        name="shared_memory",
-        variable="MER_SHARED_MEMORY",
-        kind=Kind.MEBIBYTES,
-        explanation=(
-            "MiB of memory that a worker on this machine may share with its driver, in either direction, for large "
-            "tensors. Only what is used takes room. 0: everything goes through pipes."
-        ),
-    ),
-    Setting(
-        name="record_model_log",
-        variable="MER_RECORD_MODEL_LOG",
-        kind=Kind.SWITCH,
-        explanation="Whether the end of what a model prints is kept with the record of its invocation.",
-    ),
-    Setting(
-        name="trace",
-        variable="MER_TRACE",
-        kind=Kind.FILE,
-        explanation="A file that gets a trace of every run of this process, for ui.perfetto.dev, when it ends.",
-        default_words="none",
-    ),
-    Setting(
-        name="log_level",
-        variable="MER_LOG_LEVEL",
-        kind=Kind.LEVEL,
-        explanation="What MER says of itself on stderr: debug, info, warning or error.",
-    ),
-    Setting(
-        name="ssh_config",
-        variable="MER_SSH_CONFIG",
-        kind=Kind.TEXT,
-        explanation="The one ssh_config that is read, an absolute path; none: none is.",
-        default_words="~/.ssh/config, then /etc/ssh/ssh_config",
-    ),
-    Setting(
-        name="ssh_host_keys",
-        variable="MER_SSH_HOST_KEYS",
-        kind=Kind.HOST_KEYS,
-        explanation=(
-            "What becomes of the host key of a server that nobody has a key of. strict: it is refused until "
-            "`mer server trust`. accept-new: it is trusted and kept. A changed key is refused either way."
-        ),
-    ),
-)
+
+SETTINGS: tuple[Setting, ...] = tuple(_table())
+"""In the order in which they are shown."""
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
