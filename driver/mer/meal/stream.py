@@ -47,10 +47,12 @@ class BytesReceiver(Receiver, Protocol):
 
 
 def pour(receiver: Receiver, data: bytes) -> None:
-    """Give a receiver bytes that came elsewhere, by the memory that it has for them."""
+    """Give a receiver bytes that came elsewhere, by the memory that it has for them.
+
+    One that has given its worker up, for what it sent, may have none left: the rest goes nowhere.
+    """
     view = memoryview(data)
-    while view:
-        room = receiver.get_buffer()
+    while view and (room := receiver.get_buffer()):
         count = min(len(room), len(view))
         room[:count] = view[:count]
         receiver.buffer_updated(count)

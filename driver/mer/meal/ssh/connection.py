@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncssh
 
@@ -61,6 +62,8 @@ class Connection:
         self._channels = asyncio.Semaphore(MAX_CHANNELS)
         self._tasks = asyncio.Semaphore(MAX_TASKS)
         self._open_channels: set[ChannelSession] = set()
+        self._left: set[asyncio.Task[tuple[Any, Any]]] = set()
+        """Channels that are being opened, and that nobody waits for any more."""
         self._closed = False
 
     @property
@@ -115,10 +118,14 @@ class Connection:
         if connected is not None:
             connected.close()
             try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await connected.wait_closed()
-            except TimeoutError:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await connected.wait_closed()
+            finally:  # whoever closes it may be cancelled too
                 connected.abort()
+        for opening in self._left:
+            opening.cancel()  # its channel went with the connection
+        await asyncio.gather(*self._left, return_exceptions=True)
 
     async def open(self) -> asyncssh.SSHClientConnection:
         """Return the connection, and make it where there is none; who waits while it is tried shares how that ends.
@@ -151,10 +158,7 @@ class Connection:
         for again in (True, False):
             connected = await self.open()
             try:
-                async with asyncio.timeout(CHANNEL_SECONDS):
-                    _, opened = await connected.create_session(
-                        ChannelSession, line, encoding=None, window=WINDOW, request_pty=False, send_env=None
-                    )
+                return await self._opened(connected, line)
             except asyncssh.ChannelOpenError as error:
                 if connected.is_closed() and again:
                     continue  # it was lost before anything was asked of it
@@ -163,9 +167,35 @@ class Connection:
                 if connected.is_closed() and again:
                     continue
                 raise ServerUnreachable(f"{self.target.name} opens no channel: {_said(error)}") from error
-            assert isinstance(opened, ChannelSession)
-            return opened
         raise AssertionError
+
+    async def _opened(self, connected: asyncssh.SSHClientConnection, line: str) -> ChannelSession:
+        """Open a channel in a task of its own.
+
+        asyncssh forgets one whose opening is cancelled, and the server does not: it would keep one of its few sessions, and
+        what was to run there, for as long as the connection stands.
+        """
+        opening = asyncio.create_task(
+            connected.create_session(
+                ChannelSession, line, encoding=None, window=WINDOW, request_pty=False, send_env=None
+            ),
+            name=f"opening a channel to {self.target.name}",
+        )
+        try:
+            async with asyncio.timeout(CHANNEL_SECONDS):
+                _, opened = await asyncio.shield(opening)
+        except BaseException:
+            self._left.add(opening)
+            opening.add_done_callback(self._close_left)
+            raise
+        assert isinstance(opened, ChannelSession)
+        return opened
+
+    def _close_left(self, opening: asyncio.Task[tuple[Any, Any]]) -> None:
+        """Close a channel that stands now, and that nobody waits for."""
+        self._left.discard(opening)
+        if not opening.cancelled() and opening.exception() is None:
+            opening.result()[0].abort()
 
     def _no_channel(self, error: asyncssh.ChannelOpenError) -> MerError:
         name, others = self.target.name, len(self._open_channels)

@@ -98,7 +98,7 @@ class Examination:
 
 def skew(facts: dict[str, object], asked: float, answered: float) -> float:
     """Return how far the far clock is ahead, seconds: 0 where it showed a time between the question and the answer."""
-    if not isinstance(shown := facts.get("clock"), int):
+    if type(shown := facts.get("clock")) is not int or abs(shown) > findings.MAX_NUMBER:
         raise ServerUnreachable("the far clock shows no time")
     far = shown / 1e6
     return far - asked if far < asked else max(0.0, far - answered)

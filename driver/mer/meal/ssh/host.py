@@ -46,6 +46,9 @@ GC_SECONDS = 300.0
 MAX_ANSWER = 64 << 20
 """Bytes of a far task's answer."""
 
+MAX_WORDS = 500
+"""Characters of what a far host says that an error repeats: it stands in a record too."""
+
 MAX_UNSWEPT = 1000
 """Markers of workers that could not be swept up after, kept for the next connection."""
 
@@ -72,9 +75,10 @@ class SshHost(Host):
     async def probe(self) -> Probe:
         """Connect, and ask which interpreter a worker would have."""
         found = await self.ask("probe", {}, seconds=START_SECONDS)
-        return Probe(
-            address=self._connection.target.address, python=str(found["python"]), version=str(found["version"])
-        )
+        python, version = (str(found.get(name, ""))[:MAX_WORDS] for name in ("python", "version"))
+        if not python:
+            raise ServerUnreachable(f"{self.name} does not say by which interpreter it runs a worker")
+        return Probe(address=self._connection.target.address, python=python, version=version)
 
     async def connect(self) -> None:
         """Connect, if need be: whoever has a deadline need not wait for a passphrase within it. Raises: as `open`."""
@@ -131,7 +135,7 @@ class SshHost(Host):
         found = await self.ask("gc", {**kept, "grace_seconds": int(grace_seconds), "plan": plan}, seconds=GC_SECONDS)
         try:
             return Freed(**{name: int(found[name]) for name in ("blobs", "size", "trees", "parts")})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # OverflowError: of Infinity
             raise ServerUnreachable(f"{self.name} did not say what it freed") from error
 
     async def ask(self, name: str, fields: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -146,10 +150,12 @@ class SshHost(Host):
         try:
             async with asyncio.timeout(seconds), self._connection.task(line) as session:
                 assert session.channel is not None
-                said = bytearray((await self._spoken(session)).after)
-                session.channel.write(json.dumps(fields).encode())
+                said, looked_at = bytearray((await self._spoken(session)).after), 0
+                session.take_log = _unheard  # it is read, or it would hold up the answer, and kept by nobody
+                _send(session, json.dumps(fields).encode())
                 session.channel.write_eof()
-                while b"\n" not in said:
+                while said.find(b"\n", looked_at) < 0:
+                    looked_at = len(said)
                     if session.ended.is_set() and not session.kept:
                         raise ServerUnreachable(f"{self.name} went away in the middle of its answer")
                     if len(said) > MAX_ANSWER:
@@ -162,10 +168,12 @@ class SshHost(Host):
         try:
             answer = json.loads(said.partition(b"\n")[0])
             if "failed" in answer:
-                raise ServerUnreachable(f"{self.name} could not do {name!r}: {answer['failed']}")
-            done: dict[str, Any] = answer["done"]
-        except (ValueError, KeyError, TypeError) as error:
+                raise ServerUnreachable(f"{self.name} could not do {name!r}: {str(answer['failed'])[:MAX_WORDS]}")
+            done = answer["done"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServerUnreachable(f"{self.name} gave no answer to {name!r}") from error
+        if not isinstance(done, dict):
+            raise ServerUnreachable(f"{self.name} gave no answer to {name!r}")
         return done
 
     @property
@@ -240,8 +248,10 @@ class SshHost(Host):
             return
         try:
             await self.ask("sweep", {"markers": markers}, seconds=SWEEP_SECONDS)
-        except MerError:
+        except BaseException as error:
             self._unswept = (markers + self._unswept)[-MAX_UNSWEPT:]
+            if not isinstance(error, MerError):
+                raise
 
     def _line(self, launch: Launch) -> str:
         """Return the command line that starts a worker there."""
@@ -290,8 +300,9 @@ class SshHost(Host):
         try:
             async with asyncio.timeout(START_SECONDS):
                 while True:
-                    await session.arrived.wait()
-                    session.arrived.clear()
+                    if not session.ended.is_set():  # which is told once only
+                        await session.arrived.wait()
+                        session.arrived.clear()
                     said += session.taken()
                     found = notice(bytes(said))
                     if found is None:
@@ -307,7 +318,7 @@ class SshHost(Host):
                         raise ServerUnreachable(f"{self.name} asks for the worker's code twice")
                     else:
                         sent = True
-                        session.channel.write(archive().data)
+                        _send(session, archive().data)
                         before, said[:] = found.before, found.after
         except TimeoutError:
             raise ServerUnreachable(
@@ -316,14 +327,16 @@ class SshHost(Host):
             ) from None
 
     async def _refused(self, session: ChannelSession, after: bytes) -> MerError:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                await session.ended.wait()
-        line = (after + session.taken()).split(b"\n", 1)[0]
+        said, session.take_log = bytearray(after), _unheard
+        while b"\n" not in said and len(said) <= MAX_SAID and not session.ended.is_set():
+            await session.arrived.wait()
+            session.arrived.clear()
+            said += session.taken()
+        said += session.taken()
         try:
-            fields = json.loads(line)
-            step, message = str(fields["step"]), str(fields["message"])
-        except (ValueError, KeyError, TypeError):
+            fields = json.loads(said.partition(b"\n")[0])
+            step, message = str(fields["step"])[:MAX_WORDS], str(fields["message"])[:MAX_WORDS]
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ServerUnreachable(f"{self.name} refused to start a worker, and did not say why")
         hint = self.choice_of_python if step == "interpreter" else None
         return Unready(f"{self.name}, {step}: {message}", step=step, hint=hint)
@@ -342,4 +355,15 @@ class SshHost(Host):
 
 def _quoted(said: bytes, session: ChannelSession) -> str:
     words = (said + b"".join(session.kept_log)).decode("utf-8", "replace").strip()
-    return f"; it said: {words[-500:]}" if words else ""
+    return f"; it said: {words[-MAX_WORDS:]}" if words else ""
+
+
+def _send(session: ChannelSession, data: bytes) -> None:
+    """Write to a channel that may have ended meanwhile: whoever reads it next is told of that."""
+    assert session.channel is not None
+    with contextlib.suppress(OSError):
+        session.channel.write(data)
+
+
+def _unheard(text: bytes) -> None:
+    """Take what a task says beside its answer."""
