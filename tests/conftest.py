@@ -23,10 +23,10 @@ from tests.support.postgres import PostgresServer, state_folder
 from tests.support.surreal import migrated
 from tests.support.surreal_servers import SurrealServer, running
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # a shell's background job: what is started here would ignore Ctrl-C too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    # a shell's background job, or one of nohup's: what is started here would not hear of Ctrl-C or of a terminal that goes
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL)
 
 
 HANGS_SECONDS = 300.0

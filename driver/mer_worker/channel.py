@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,15 +18,21 @@ _MOST_PIECES = 1024
 
 
 class Channel:
-    """The sending end: frames of several threads never mix."""
+    """The sending end: frames of several threads never mix, nor does one that begins within another.
+
+    That happens: a signal's handler, or a destructor that the garbage collector calls, may print while its thread writes.
+    """
 
     def __init__(self, sink: int) -> None:
         self._sink = sink
-        self._lock = threading.Lock()
+        self.renew()
 
     def renew(self) -> None:
         """In a forked child: forget a thread that was writing, and is not there any more."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._writing = False
+        self._within: deque[bytes] = deque()
+        """Frames that the thread that writes has been given meanwhile: prints, which are bounded for each request."""
 
     def send(self, *pieces: Bytes) -> None:
         """Write one frame, or several, given in pieces.
@@ -34,18 +41,48 @@ class Channel:
             OSError: nobody reads any more.
         """
         with self._lock:
-            done = os.writev(self._sink, pieces if len(pieces) <= _MOST_PIECES else pieces[:_MOST_PIECES])
-            for piece in pieces:
-                done -= len(piece)
-            if done:
-                self._rest(pieces, done + sum(map(len, pieces)))
+            if self._writing:
+                self._within.append(b"".join(pieces))
+                return
+            self._writing = True
+            try:
+                done = os.writev(self._sink, pieces if len(pieces) <= _MOST_PIECES else pieces[:_MOST_PIECES])
+                for piece in pieces:
+                    done -= len(piece)
+                if done:
+                    self._rest(pieces, done + sum(map(len, pieces)))
+            finally:
+                self._writing = False
+            while self._within:
+                self._follow()
 
     def send_frame(self, frame: bytes) -> None:
         """As `send`, for one small frame in one piece."""
         with self._lock:
-            done = os.write(self._sink, frame)
-            if done != len(frame):
-                self._rest((frame,), done)
+            if self._writing:
+                self._within.append(frame)
+                return
+            self._writing = True
+            try:
+                done = os.write(self._sink, frame)
+                if done != len(frame):
+                    self._rest((frame,), done)
+            finally:
+                self._writing = False
+            while self._within:
+                self._follow()
+
+    def _follow(self) -> None:
+        """Send what came within the frame before. The lock is held, and others may come within these."""
+        self._writing = True
+        try:
+            while self._within:
+                frame = self._within.popleft()
+                done = os.write(self._sink, frame)
+                if done != len(frame):
+                    self._rest((frame,), done)
+        finally:
+            self._writing = False
 
     def _rest(self, pieces: Sequence[Bytes], done: int) -> None:
         """Write what a partial write has left."""

@@ -124,6 +124,8 @@ class Interrupts:
         """Keep interrupts off this thread while it writes a frame; False where none can come, and `release` has nothing to do."""
         if threading.get_ident() != self._main:
             return self.several is not None and self.several.hold()
+        if self._held:  # a signal's handler that prints while a frame is written: that one lets them through again
+            return False
         self._held = True
         return True
 

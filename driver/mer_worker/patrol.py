@@ -13,7 +13,7 @@ import time
 
 from mer_worker.control import Hearing
 from mer_worker.failures import Failure, error_frame
-from mer_worker.wire import Frame, Kind, WireError
+from mer_worker.wire import Flag, Frame, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ _LEAVING_SECONDS = 5.0
 """What the main thread has to end the model and itself after a shutdown: the end of the stream then says nothing new."""
 
 _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
-"""What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them."""
+"""What may be answered as busy: the others are few, or belong to a request that is under way and has credit for them.
+
+A run by handle may not: its inputs are here, and there are no more of them than handles."""
 
 _PUSHED = frozenset({Kind.HAVE, Kind.PUT})
 
@@ -88,7 +90,8 @@ class Patrol(Hearing):
                 time.sleep(LOOK_SECONDS if quiet < ACTIVE_SECONDS else IDLE_LOOK_SECONDS)
             elif poll.poll(_LOOK_MILLISECONDS):
                 with source.other:
-                    if not source.reading and not self._read():
+                    # asked again: the main thread may have taken what there was, and a read that blocks sees no silence
+                    if not source.reading and poll.poll(0) and not self._read():
                         if self._told_to_end:
                             time.sleep(_LEAVING_SECONDS)
                         return
@@ -115,7 +118,7 @@ class Patrol(Hearing):
         """Let the main thread have a frame, if it is not too far behind."""
         backlog = self._backlog
         self._told_to_end = self._told_to_end or frame.kind == Kind.SHUTDOWN
-        if backlog.full and frame.kind in _REFUSABLE:
+        if backlog.full and frame.kind in _REFUSABLE and not frame.flags & Flag.HANDLE:
             text = f"{len(backlog)} requests wait in this worker already"
             self._answers.send(error_frame(Failure("busy", "queue-full", text), frame.request))
         elif backlog.overflowing:

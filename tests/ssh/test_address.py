@@ -114,6 +114,18 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path):
             read(ConfigFiles.of(str(path), home=tmp_path))
 
 
+def test_so_is_what_it_includes(tmp_path):
+    included = tmp_path / "included"
+    included.write_text("Host gpu1\n  ProxyCommand touch /tmp/run\n")
+    included.chmod(0o622)
+    path = config(tmp_path, f"Include {included}\n")
+    for read in (lambda files: files.told("gpu1"), lambda files: files.hosts()):
+        with pytest.raises(ConfigurationError, match=f"others may write the ssh_config {included}"):
+            read(ConfigFiles.of(str(path), home=tmp_path))
+    included.chmod(0o644)
+    assert ConfigFiles.of(str(path), home=tmp_path).told("gpu1").options["ProxyCommand"] == "touch /tmp/run"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

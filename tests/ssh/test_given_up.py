@@ -13,6 +13,7 @@ import pytest
 from mer.core.errors import Busy
 from mer.meal.ssh.connection import MAX_CHANNELS, Connection
 from tests.support import sshd
+from tests.support.workers import until
 
 
 @pytest.fixture
@@ -53,6 +54,5 @@ async def test_channels_whose_opening_was_cancelled_are_closed_as_soon_as_they_s
                 held += 1
             except Busy:  # those before it are about to be closed
                 await asyncio.sleep(0.1)
-        while running(marker):
-            await asyncio.sleep(0.1)
+    await until(lambda: not running(marker), seconds=20)
     assert connection.made == 1

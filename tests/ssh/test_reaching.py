@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -377,6 +378,21 @@ async def test_a_proxy_command_that_hangs_is_ended(server, monkeypatch):
     with pytest.raises(ServerUnreachable, match="showed no host key"):
         await reach(sshd.target_of(server, operator=operator))
     await none_left("654.25")
+
+
+async def test_what_a_proxy_command_puts_into_the_background_is_not_waited_for(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(knock.SECONDS, Step.HOST_KEY, SOON)
+    stays = tmp_path / "stays"  # as the process of ssh's ControlPersist, it keeps the standard error
+    stays.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 60 </dev/null >/dev/null\n")
+    stays.chmod(0o700)
+    failing = f"setsid {stays} & while ! [ -s {tmp_path}/pid ]; do sleep 0.05; done; trap : TERM; while :; do sleep 1; done"
+    operator = sshd.operator(server, more=f"ProxyCommand sh -c '{failing}'")
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(ServerUnreachable, match="showed no host key"):
+                await reach(sshd.target_of(server, operator=operator))
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 async def none_left(words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from mer.core.errors import MerError, WorkerLost, limit_exceeded
@@ -10,6 +11,18 @@ FOR_MEMORY = "for want of memory"
 """In what a stream says of a process that the kernel has ended, since the machine had no more."""
 
 _VMSTAT = Path("/proc/vmstat")
+
+
+def describe(status: int | None) -> str:
+    """Return how a process ended, in words."""
+    if status is None:
+        return "ended"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
 
 
 def loss(reason: str, log: str) -> MerError:

@@ -1,31 +1,23 @@
-"""A stream over a child process's pipes, and the watch for its end."""
+"""A stream over a child process's pipes, and the process itself."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
-import contextlib
 import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable
-from os import write
 from pathlib import Path
 
-from mer.meal.ends import FOR_MEMORY, memory_kills
+from mer.meal.ends import FOR_MEMORY, describe, memory_kills
 from mer.meal.memory import WorkerMemory
+from mer.meal.reaping import wait, watch
 from mer.meal.stream import Bytes, Reader, Receiver, Stream
+from mer.meal.writer import Writer
 from mer_worker.orphans import kill_group, sweep
-
-HIGH_WATER = 1 << 20
-"""Bytes kept by a stream beyond which the next writer waits. One message may be larger: it is views of the caller's memory."""
-
-_MOST_PIECES = 1024
-"""What one writev takes (IOV_MAX on Linux and macOS)."""
 
 _LOG_READ = 64 << 10
 """Bytes of the log read at a time: a pipe's capacity."""
@@ -35,122 +27,6 @@ _EXIT_SECONDS = 1.0
 
 _LAST_READS = 1024
 """Reads of each pipe after the worker's end: what is left in it, not what a runaway grandchild still writes."""
-
-
-class Writer:
-    """The writing end of a descriptor: what cannot go at once waits here."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, descriptor: int, broken: Callable[[], None] | None = None
-    ) -> None:
-        """Write to `descriptor`; `broken` learns that nobody reads it any more."""
-        self._loop = loop
-        self._descriptor = descriptor
-        self._broken = broken
-        self._waiting: collections.deque[memoryview] = collections.deque()
-        self._kept = 0
-        self._drained: asyncio.Future[None] | None = None
-        self.closed = False
-
-    def watch(self) -> None:
-        """Learn of it at once, and not by the next write, that nobody reads a pipe any more."""
-        self._loop.add_reader(self._descriptor, self._break)  # an end that is written to is readable only when it broke
-
-    def write(self, *pieces: Bytes) -> bool:
-        """Write what goes at once and keep the rest; return whether more may come."""
-        if self.closed:
-            return True
-        if self._waiting:
-            self._keep(pieces, 0)
-            return self._kept < HIGH_WATER
-        try:
-            wanted = sum(map(len, pieces))
-            done = os.writev(self._descriptor, pieces[:_MOST_PIECES])
-        except BlockingIOError:
-            done = 0
-        except OSError:
-            self._break()
-            return True
-        if done == wanted:
-            return True
-        self._keep(pieces, done)
-        self._loop.add_writer(self._descriptor, self._writable)
-        return self._kept < HIGH_WATER
-
-    def write_frame(self, frame: bytes) -> bool:
-        """As `write`, for one small piece: a call of a model counts each step on the way."""
-        if self._waiting:
-            return self.write(frame)
-        try:
-            done = write(self._descriptor, frame)
-        except OSError:  # the pipe is full, or broken: `write` sees which
-            return self.write(frame)
-        if done != len(frame):
-            self._keep((frame,), done)
-            self._loop.add_writer(self._descriptor, self._writable)
-        return True
-
-    async def drain(self, most: int = HIGH_WATER - 1) -> None:
-        """Wait until no more than `most` bytes are kept."""
-        while self._kept > most and not self.closed:
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await asyncio.shield(self._drained)  # several may wait for it
-
-    def close(self) -> None:
-        """Close the descriptor; the other side sees the end."""
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove_reader(self._descriptor)
-        self._loop.remove_writer(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1  # the number may soon be another's
-        self._waiting.clear()
-        self._kept = 0
-        self._wake()
-
-    def _break(self) -> None:
-        """Nobody reads any more."""
-        self.close()
-        if self._broken is not None:
-            self._broken()
-
-    def _keep(self, pieces: tuple[Bytes, ...], done: int) -> None:
-        for piece in pieces:
-            size = len(piece)
-            if done >= size:
-                done -= size
-                continue
-            rest = memoryview(piece)[done:]
-            done = 0
-            self._waiting.append(rest)
-            self._kept += len(rest)
-
-    def _writable(self) -> None:
-        waiting = self._waiting
-        try:
-            done = os.writev(self._descriptor, [waiting[i] for i in range(min(len(waiting), _MOST_PIECES))])
-        except BlockingIOError:
-            return
-        except OSError:
-            self._break()
-            return
-        self._kept -= done
-        while waiting and done >= len(waiting[0]):
-            done -= len(waiting.popleft())
-        if done:
-            waiting[0] = waiting[0][done:]
-        if not waiting:
-            self._loop.remove_writer(self._descriptor)
-        if self._kept < HIGH_WATER:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._drained is not None:
-            if not self._drained.done():
-                self._drained.set_result(None)
-            self._drained = None
 
 
 class ControlStream:
@@ -272,7 +148,7 @@ class ProcessStream:
     def start(self, receiver: Receiver) -> None:
         """Begin to receive, and to watch for the worker's end: that first, since `close` waits for it."""
         self._receiver = receiver
-        _watch(self._loop, self._process, self._exited)
+        watch(self._loop, self._pid, self._exited)
         self._watched = True
         if isinstance(receiver, Reader):
             self._read_output = receiver.read_from
@@ -294,7 +170,7 @@ class ProcessStream:
         if not self._watched:  # it was never started
             self._watched = True
             self.kill()
-            await _in_thread(functools.partial(_wait, self._pid))
+            await _in_thread(functools.partial(wait, self._pid))
             self._exited()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not await self._wait(grace):
@@ -409,55 +285,9 @@ async def _in_thread(work: Callable[[], object]) -> None:
         await doing
 
 
-def describe(status: int | None) -> str:
-    """Return how a process ended, in words."""
-    if status is None:
-        return "ended"
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
-
-
 def _has_bytes(descriptor: int) -> bool:
     import select
 
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _watch(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes], exited: Callable[[], None]) -> None:
-    """Call `exited` in the loop once the process has ended, before it is reaped."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or an old kernel: a thread waits
-        threading.Thread(target=_wait_in_thread, args=(loop, process.pid, exited), daemon=True).start()
-        return
-
-    def ready() -> None:
-        loop.remove_reader(handle)
-        os.close(handle)
-        exited()
-
-    try:
-        loop.add_reader(handle, ready)
-    except BaseException:
-        os.close(handle)
-        raise
-
-
-def _wait(pid: int) -> None:
-    """Wait for the end of a child, which is not reaped."""
-    with contextlib.suppress(ChildProcessError):  # somebody else has reaped it: it has ended
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def _wait_in_thread(loop: asyncio.AbstractEventLoop, pid: int, exited: Callable[[], None]) -> None:
-    _wait(pid)
-    try:
-        loop.call_soon_threadsafe(exited)
-    except RuntimeError:  # the loop was closed before
-        pass

@@ -77,7 +77,7 @@ class Flight:
         """Stops its handler, once that runs."""
         self.thread = 0
         """Where a thread of its own runs it."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the garbage collector may call what prints, which asks for it again
         self.open = False
         """Whether its thread may be interrupted: the handler runs, and writes no frame."""
         self.interrupted = False

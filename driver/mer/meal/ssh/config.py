@@ -75,8 +75,6 @@ class ConfigFiles:
         Raises:
             ConfigurationError: a file cannot be read, or not be understood, or others may write it.
         """
-        for path in self.paths:
-            _require_own(path)
         files = [str(path) for path in self.paths]
         try:
             found = _parsed(files, address, user, port, final=False)
@@ -98,7 +96,6 @@ class ConfigFiles:
         """
         names: dict[str, None] = {}
         for path in self.paths:
-            _require_own(path)
             for name in _named(path, self.home, MAX_INCLUDES):
                 names.setdefault(name)
                 if len(names) > MAX_LISTED:
@@ -128,6 +125,11 @@ class _Config(SSHClientConfig):
         self.noted = _Noting()
         self.noted.update(self._options)
         self._options = self.noted
+
+    def parse(self, path: Path) -> None:
+        """Read one file, each that is included too: as ssh, none that others may write."""
+        _require_own(path)
+        super().parse(path)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -160,6 +162,7 @@ def _require_own(path: Path) -> None:
 
 
 def _named(path: Path, home: Path, depth: int) -> Iterator[str]:
+    _require_own(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

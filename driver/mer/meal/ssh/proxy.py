@@ -18,6 +18,9 @@ SHELL = "/bin/sh"
 MAX_SAID = 2000
 """Bytes of its last words that an error tells."""
 
+PIECE = 4096
+"""Bytes of them read at a time."""
+
 GRACE_SECONDS = 2.0
 """From the signal that ends it to the one that it cannot refuse."""
 
@@ -25,11 +28,20 @@ GRACE_SECONDS = 2.0
 class Proxy:
     """One such program, in a session of its own: it asks nobody anything."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, words: int) -> None:
+        """Watch a process that was started so, and read what it says from the descriptor `words`.
+
+        A pipe of our own: asyncio counts a process as ended only once all have closed its pipes, and what a ProxyCommand puts
+        into the background for others (`ControlPersist`) keeps its standard error for hours.
+        """
         self._process = process
         self._said = b""
-        self._reading = asyncio.create_task(self._read(), name="reading what a ProxyCommand says")
+        self._words = words
+        self._loop = asyncio.get_running_loop()
+        self._silent = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        os.set_blocking(words, False)
+        self._loop.add_reader(words, self._read)
 
     @classmethod
     async def start(cls, command: str) -> tuple[Proxy, socket.socket]:
@@ -39,7 +51,8 @@ class Proxy:
             ServerUnreachable
         """
         ours, theirs = socket.socketpair()
-        with theirs:
+        words, saying = os.pipe()
+        with theirs, os.fdopen(saying, "wb"):
             ours.setblocking(False)
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -48,15 +61,16 @@ class Proxy:
                     f"exec {command}",
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
-                    stderr=asyncio.subprocess.PIPE,
+                    stderr=saying,
                     start_new_session=True,
                 )
             except BaseException as error:
                 ours.close()
+                os.close(words)
                 if isinstance(error, OSError):
                     raise ServerUnreachable(f"the ProxyCommand cannot be started: {error}") from error
                 raise
-        return cls(process), ours
+        return cls(process, words), ours
 
     @property
     def words(self) -> str:
@@ -71,7 +85,7 @@ class Proxy:
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
-                await asyncio.shield(self._reading)
+                await self._silent.wait()
         except TimeoutError:
             return self._process.returncode is not None
         return True
@@ -96,14 +110,25 @@ class Proxy:
             pass
         finally:
             self._signal(signal.SIGKILL)  # whatever of its group is left
-            self._reading.cancel()
+            self._hush()
         await self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    async def _read(self) -> None:
-        assert self._process.stderr is not None
-        while piece := await self._process.stderr.read(4096):
-            self._said = (self._said + piece)[-MAX_SAID:]
+    def _read(self) -> None:
+        try:
+            piece = os.read(self._words, PIECE)
+        except BlockingIOError:
+            return
+        self._said = (self._said + piece)[-MAX_SAID:]
+        if not piece:
+            self._hush()
+
+    def _hush(self) -> None:
+        """Hear no more of it."""
+        if not self._silent.is_set():
+            self._silent.set()
+            self._loop.remove_reader(self._words)
+            os.close(self._words)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 
 import asyncssh
 
+from mer.meal.ends import describe
 from mer.meal.memory import WorkerMemory
 from mer.meal.stream import Bytes, BytesReceiver, Receiver, Stream, pour
 from mer_worker.wire import Kind, pack
@@ -306,8 +307,6 @@ class ChannelStream:
         receiver.ended(self._reason())
 
     def _reason(self) -> str:
-        from mer.meal.pipes import describe
-
         if self._session.error is not None:
             return f"cannot be reached any more: {self._session.error}"
         return describe(self.status)
