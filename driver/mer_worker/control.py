@@ -12,11 +12,12 @@ import threading
 import time
 
 from mer_worker.channel import Channel
+from mer_worker.decoder import Decoder
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Interrupts
 from mer_worker.orphans import kill_group, sweep
 from mer_worker.shared import PERIOD_SECONDS
-from mer_worker.wire import Decoder, Frame, Kind, WireError, dump, pack
+from mer_worker.wire import Frame, Kind, WireError, dump, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from mer_worker.channel import Channel
 from mer_worker.context import Context
 from mer_worker.control import Ending, Listener, Pulse
 from mer_worker.conversation import Conversation
+from mer_worker.decoder import Decoder
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled, Interrupts
 from mer_worker.limits import Limits
@@ -29,7 +30,6 @@ from mer_worker.wire import (
     PREAMBLE,
     VERSION,
     BodyDropped,
-    Decoder,
     Flag,
     Frame,
     Kind,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mer_worker.cache import Cache
     from mer_worker.channel import Channel
     from mer_worker.control import Ending, Pulse
+    from mer_worker.decoder import Decoder
     from mer_worker.interrupts import Interrupts
     from mer_worker.source import SharedSource
-    from mer_worker.wire import Decoder
 
 LOOK_SECONDS = 0.05
 """Between two looks at a main thread that has had something to do within ACTIVE_SECONDS: so late may a cancel be heard."""

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 
-from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Decoder, Kind
+from mer_worker.decoder import Decoder
+from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from mer.core.specs import Batch, Limits
 from mer.meal.session import Session
 from mer.meal.streams import PartStream, inference
 from mer_worker import bodies
+from mer_worker.decoder import Decoder
 from mer_worker.tensors import Buffer, encode
-from mer_worker.wire import Decoder, Kind
+from mer_worker.wire import Kind
 from tests.support.workers import local_host, session_with
 
 SIZE = 64 << 20

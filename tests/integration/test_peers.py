@@ -19,13 +19,15 @@ from mer.meal.host import Launch
 from mer.meal.session import Session
 from mer.meal.stream import Stream
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.tensors import encode
-from mer_worker.wire import Decoder, Frame, Kind
+from mer_worker.wire import Frame, Kind
 from tests.support.workers import local_host, soon
 
 BEGIN = """
     import os, sys, time
     from mer_worker import wire
+    from mer_worker.decoder import Decoder
     from mer_worker.wire import *
     def send(*pieces):
         for piece in pieces:

@@ -12,8 +12,9 @@ from pathlib import Path
 from mer.core.actor import Guest
 from mer.faces.serve_ssh.conversation import Conversation
 from mer.faces.serve_ssh.pipes import Output
+from mer_worker.decoder import Decoder
 from mer_worker.tensors import encode
-from mer_worker.wire import PREAMBLE, Decoder, Frame, Kind, frame, pack
+from mer_worker.wire import PREAMBLE, Frame, Kind, frame, pack
 from tests.support.documents import ROOT
 from tests.support.running import running
 

@@ -184,6 +184,7 @@ async def scripted(folder: Path, answer: str) -> AsyncIterator[Session]:
     source = f"""
         import os, struct, sys, time
         from mer_worker.templates import Incoming
+        from mer_worker.decoder import Decoder
         from mer_worker.wire import *
         def send(*pieces):
             for piece in pieces:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mer_worker.credit import Credit, Window
-from mer_worker.wire import Decoder, Frame
+from mer_worker.decoder import Decoder
+from mer_worker.wire import Frame
 
 PARTS, BYTES = 8, 100
 

@@ -23,8 +23,9 @@ from mer.core.errors import MerError
 from mer.meal.host import Launch
 from mer.meal.session import Session
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.tensors import Buffer, encode
-from mer_worker.wire import Decoder, Kind, WireError, frame
+from mer_worker.wire import Kind, WireError, frame
 from tests.support.workers import ECHO, handler_folder, local_host, soon
 
 MOST_KILOBYTES = 400_000

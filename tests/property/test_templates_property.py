@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.dtypes import NUMERIC
 from mer_worker.layout import open_frame
 from mer_worker.templates import MOST_SHORT, MOST_TEMPLATE_HEAD, MOST_TEMPLATES, Incoming, Outgoing
 from mer_worker.tensors import Buffer, encode, values_of
-from mer_worker.wire import Decoder, Kind, WireError
+from mer_worker.wire import Kind, WireError
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 names = st.text(min_size=1, max_size=8).filter(lambda name: name.isprintable())

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.layout import read_head, segments_of
 from mer_worker.tensors import values_of
-from mer_worker.wire import HEADER, Decoder, Frame, Limits, WireError
+from mer_worker.wire import HEADER, Frame, Limits, WireError
 
 SMALL = Limits(head=4096, body=200_000)
 

@@ -16,7 +16,8 @@ from mer.core.errors import DeadlineExceeded, InputInvalid, ModelFailed, NotFoun
 from mer.core.records import ServerKind
 from mer.core.specs import TensorSpec, VersionSpec
 from mer_worker.credit import WINDOW_PARTS
-from mer_worker.wire import PREAMBLE, Decoder, Frame, Kind, frame, pack
+from mer_worker.decoder import Decoder
+from mer_worker.wire import PREAMBLE, Frame, Kind, frame, pack
 from tests.support import sshd
 from tests.support.installation import DIGITS
 from tests.support.lender import Lender, of_process

@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT / "driver"))
 
 with atheris.instrument_imports():
     from mer_worker.conversation import Peer
+    from mer_worker.decoder import Decoder
     from mer_worker.layout import open_frame
     from mer_worker.tensors import encode, values_of
-    from mer_worker.wire import PREAMBLE, Decoder, Kind, Limits, WireError
+    from mer_worker.wire import PREAMBLE, Kind, Limits, WireError
 
 LIMITS = Limits(head=1 << 16, body=1 << 20)
 

@@ -19,8 +19,9 @@ from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.stream import Stream
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.templates import Incoming
-from mer_worker.wire import Decoder, Frame, Kind
+from mer_worker.wire import Frame, Kind
 from tests.support import sshd
 from tests.support.documents import ROOT
 from tests.support.workers import local_host

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mer_worker.credit import MOST_CREDIT, Credit, Window, weight, weight_of
+from mer_worker.decoder import Decoder
 from mer_worker.tensors import Buffer, encode
-from mer_worker.wire import Decoder, Frame, Kind, WireError, dump
+from mer_worker.wire import Frame, Kind, WireError, dump
 
 
 def credit(parts: int, fields: object) -> Frame:

@@ -13,6 +13,7 @@ import pytest
 from mer_worker.channel import Channel
 from mer_worker.control import Ending, Pulse
 from mer_worker.conversation import Conversation
+from mer_worker.decoder import Decoder
 from mer_worker.interrupts import Cancelled, Interrupts
 from mer_worker.logs import Logs
 from mer_worker.runners import load
@@ -20,7 +21,7 @@ from mer_worker.serving.batches import Batches
 from mer_worker.serving.flights import Flight, Flights
 from mer_worker.serving.threads import Threads
 from mer_worker.tensors import encode
-from mer_worker.wire import Decoder, Frame, Kind
+from mer_worker.wire import Frame, Kind
 
 
 class Lock:

@@ -3,8 +3,9 @@
 import pytest
 
 from mer_worker import loading
+from mer_worker.decoder import Decoder
 from mer_worker.loading import load_fields, load_frame
-from mer_worker.wire import MAX_HEAD_BYTES, BodyDropped, Decoder, Frame, FrameTooLarge, Kind, WireError, dump
+from mer_worker.wire import MAX_HEAD_BYTES, BodyDropped, Frame, FrameTooLarge, Kind, WireError, dump
 
 WEIGHTS = [["w", "uint8", [1], "/somewhere"]]
 SIZE = len(dump(WEIGHTS))

@@ -11,9 +11,10 @@ from mer_worker.backlog import Backlog
 from mer_worker.channel import Channel
 from mer_worker.control import Ending, Pulse
 from mer_worker.conversation import Conversation
+from mer_worker.decoder import Decoder
 from mer_worker.interrupts import Interrupts
 from mer_worker.logs import Logs
-from mer_worker.wire import Decoder, Frame, Kind, WireError
+from mer_worker.wire import Frame, Kind, WireError
 
 SIZE = 1000
 

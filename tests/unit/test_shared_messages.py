@@ -9,12 +9,13 @@ import struct
 import numpy
 import pytest
 
+from mer_worker.decoder import Decoder
 from mer_worker.layout import open_frame
 from mer_worker.memory import GRAIN, OwnFile, TheirFile
 from mer_worker.outputs import Outputs
 from mer_worker.shared import SHARED_FROM, Sharing, goes_shared, shares
 from mer_worker.tensors import encode, values_of
-from mer_worker.wire import Decoder, Flag, Frame, FrameTooLarge, Kind, WireError
+from mer_worker.wire import Flag, Frame, FrameTooLarge, Kind, WireError
 from tests.unit.test_wire import EXAMPLE, PAGE
 
 SIZE = 2 << 20

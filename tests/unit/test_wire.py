@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from mer_worker import wire
+from mer_worker.decoder import Decoder
 from mer_worker.dtypes import NESTED
 from mer_worker.layout import Descriptor, Layout, layout_of, place, read_head, segments_of, table, with_meta
 from mer_worker.tensors import encode
-from mer_worker.wire import HEADER, Decoder, Frame, FrameTooLarge, Kind, Limits, VersionMismatch, WireError
+from mer_worker.wire import HEADER, Frame, FrameTooLarge, Kind, Limits, VersionMismatch, WireError
 
 PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
 EXAMPLE = re.compile(r"^### (?P<title>.+)\n\n```json\n(?P<said>.+)\n```\n\n```hex\n(?P<dump>(?:.+\n)+)```", re.M)

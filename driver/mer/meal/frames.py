@@ -13,7 +13,8 @@ from mer.meal.peer import text
 from mer.meal.pings import Pings
 from mer.meal.shortcut import Shortcut
 from mer.meal.worker_log import WorkerLog
-from mer_worker.wire import MAX_LOG_FRAME_BYTES, Decoder, Frame, Kind, WireError
+from mer_worker.decoder import Decoder
+from mer_worker.wire import MAX_LOG_FRAME_BYTES, Frame, Kind, WireError
 
 
 class Frames:

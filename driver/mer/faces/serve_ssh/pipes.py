@@ -10,7 +10,8 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from mer.meal.stream import Bytes
-from mer_worker.wire import Decoder, Frame, WireError
+from mer_worker.decoder import Decoder
+from mer_worker.wire import Frame, WireError
 
 HIGH_WATER = 4 << 20
 """Bytes that may wait for a guest who reads slowly; who has more to say waits."""
