@@ -67,6 +67,7 @@ async def test_inputs_come_as_json_as_npz_or_on_the_line_and_results_go_in_the_f
             asked(connection, "run --input=text=@@home shout"),
         )
     assert as_json.document["outputs"]["digit"]["value"] == 3
+    assert as_json.document["server"] == ""  # where the owner has it run is his own affair
     with np.load(io.BytesIO(as_npz.out), allow_pickle=False) as arrays:
         assert arrays["text"] == "AÉ"
         assert arrays["bytes"].tobytes() == "aé".encode()

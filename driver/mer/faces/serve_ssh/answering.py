@@ -77,7 +77,7 @@ async def _run(face: Face, request: Run) -> None:
                     raise UsageError("the model answers in parts, which no .npz file holds", hint="--jsonl does")
                 await shown.show(outputs)
     assert stream.result is not None
-    result = msgspec.structs.replace(stream.result, failed_attempts=())  # they tell of the owner's machines
+    result = msgspec.structs.replace(stream.result, server="", failed_attempts=())  # they tell of the owner's machines
     if not stream.whole:
         shown.end(result)
     elif request.form is Form.NPZ:
