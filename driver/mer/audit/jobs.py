@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
+from mer import children
 from mer.audit.job import Failure, Task, Told
 from mer.core.chain import EMPTY, Checkpoint, Head, Part, Verifier
 from mer.core.errors import MerError, WorkerLost
@@ -111,22 +112,7 @@ async def _part(task: Task, index: int, note: Callable[[int, int], None]) -> Par
             f"a process that verified the records behind {task.after.seq} ended with status {await process.wait()}"
         )
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await _reaped(process)
-
-
-async def _reaped(process: asyncio.subprocess.Process) -> None:
-    """Wait for a process that was killed, and for its pipes, though this task is cancelled meanwhile: nobody else would."""
-    waiting = asyncio.ensure_future(process.communicate())
-    cancelled: asyncio.CancelledError | None = None
-    while not waiting.done():
-        try:
-            await asyncio.shield(waiting)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled:
-        raise cancelled
+        await children.end(process)
 
 
 def _error(failure: Failure) -> MerError:

@@ -6,9 +6,12 @@ The settings travel by the environment, where no process list shows them.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
+from mer import children
 from mer.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -26,6 +29,9 @@ UPGRADE_SECONDS = 600.0
 
 MAX_MESSAGE = 2000
 """Characters of the child's last words that are shown."""
+
+MAX_SAID = 4 * MAX_MESSAGE
+"""Bytes of them that are read: a character has four at most."""
 
 _ERRORS: dict[int, type[MerError]] = {
     kind.exit_code: kind for kind in (DatabaseUnreachable, DatabaseLocked, AuthenticationFailed, ConfigurationError)
@@ -45,28 +51,26 @@ async def upgrade_embedded(settings: Settings) -> None:
         "MER_DATABASE_SECONDS": str(settings.database_seconds),
         "MER_LOCK_SECONDS": str(settings.lock_seconds),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # a folder of that name in the current one is not the migrations program
-        "-m",
-        "mer_migrations",
-        "upgrade",
-        env={"LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **variables},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(UPGRADE_SECONDS):
-            _, told = await process.communicate()
-    except TimeoutError as error:
-        raise NotMigrated(f"mer-migrate did not end within {UPGRADE_SECONDS:g} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()  # every migration is one transaction: what is cut off has not happened
-            await process.wait()
-    if process.returncode:
-        words = told.decode(errors="replace").strip()[-MAX_MESSAGE:] or "it said nothing"
-        raise _ERRORS.get(process.returncode, NotMigrated)(
-            f"mer-migrate upgrade failed ({process.returncode}): {words}"
+    with tempfile.TemporaryFile() as said:  # no pipe: what the child started, a server say, might keep that open
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a folder of that name in the current one is not the migrations program
+            "-m",
+            "mer_migrations",
+            "upgrade",
+            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **variables},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=said,
         )
+        try:
+            async with asyncio.timeout(UPGRADE_SECONDS):
+                status = await process.wait()
+        except TimeoutError as error:
+            raise NotMigrated(f"mer-migrate did not end within {UPGRADE_SECONDS:g} s") from error
+        finally:
+            await children.end(process)  # every migration is one transaction: what is cut off has not happened
+        if status:
+            said.seek(-min(MAX_SAID, said.seek(0, os.SEEK_END)), os.SEEK_END)
+            words = said.read().decode(errors="replace").strip()[-MAX_MESSAGE:] or "it said nothing"
+            raise _ERRORS.get(status, NotMigrated)(f"mer-migrate upgrade failed ({status}): {words}")
