@@ -113,22 +113,24 @@ class Blobs:
         require_digest(digest)
         if type(size) is not int or type(offset) is not int or not 0 <= offset <= size <= MAX_BLOB:
             raise Failure("input", "input-invalid", f"a blob of {size!r} bytes, from {offset!r} on")
-        room = os.fstatvfs(self.incoming)
-        if room.f_bavail * room.f_frsize < size - offset:
-            raise Failure(
-                "content",
-                "no-room",
-                f"{self._place}: {size - offset} bytes are to come, and the disk has not that many",
-            )
         try:
+            room = os.fstatvfs(self.incoming)
+            if room.f_bavail * room.f_frsize < size - offset:
+                raise Failure(
+                    "content",
+                    "no-room",
+                    f"{self._place}: {size - offset} bytes are to come, and the disk has not that many",
+                )
             return self._part(digest, size, offset)
         except OSError as error:
             raise unwritable(error, self._place) from error
 
     def keep(self, part: Part) -> None:
         """Give a blob that is whole its name. Raises: OSError."""
-        seal(part.descriptor)
         os.fsync(part.descriptor)  # its bytes before its name; a name that a crash takes back is pushed again
+        seal(
+            part.descriptor
+        )  # after what takes long: a part that was cut while it had the seal could not be written to again
         try:
             os.mkdir(part.digest[:2], 0o700, dir_fd=self._blobs)
         except FileExistsError:
@@ -143,11 +145,12 @@ class Blobs:
     def _part(self, digest: str, size: int, offset: int) -> Part:
         name = f"{digest}.part"
         while True:
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.incoming)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # somebody else brings in the same: this one is written beside it
-                os.close(descriptor)
+                descriptor = self._locked(name)
+            except (BlockingIOError, PermissionError):
+                # somebody else brings in the same, or was cut between its seal and its name: this one is written beside it
+                if name != f"{digest}.part":
+                    raise
                 name = f"{digest}.{self._marker}-{next(_OWN)}"
                 if offset:
                     raise Failure("content", "no-part", f"{digest} comes in by somebody else meanwhile") from None
@@ -163,6 +166,16 @@ class Blobs:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+
+    def _locked(self, name: str) -> int:
+        """Open what comes in under this name, for this process alone. Raises: OSError."""
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.incoming)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _renewed(self, digest: str, shelf: int) -> bool:
         """Read a blob again that has lost its seal, and seal it if it is right. Raises: OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 
 from mer_worker import stdio
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 MAX_FIELDS = 64 << 20
 """Bytes of a task's fields: a list of a million digests."""
 
+FIELDS_SECONDS = 60
+"""For a task's fields to come: where the network falls silent nobody tells of their end."""
+
+TASK_SECONDS = 900
+"""For the task itself: the driver waits for five minutes at most, and one that hangs on a lock would stay for ever."""
+
 _TASKS = {
     "gc": "mer_worker.collecting:collect",
     "probe": "mer_worker.probing:probe",
@@ -32,12 +39,16 @@ _TASKS = {
 def main() -> None:
     """Do the task that the arguments name."""
     source, sink = stdio.take()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, whatever it waits for
+    signal.alarm(FIELDS_SECONDS)
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     answer: dict[str, Any]
     try:
         module, _, name = _TASKS[arguments["--task"]].partition(":")
         do: Callable[[str, dict[str, Any]], dict[str, Any]] = getattr(importlib.import_module(module), name)
-        answer = {"done": do(arguments["--cache"], _fields(source))}
+        fields = _fields(source)
+        signal.alarm(TASK_SECONDS)
+        answer = {"done": do(arguments["--cache"], fields)}
     except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked is told
         answer = {"failed": f"{type(error).__name__}: {error}"}
     line = memoryview(json.dumps(answer).encode("ascii") + b"\n")

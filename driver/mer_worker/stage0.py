@@ -9,6 +9,7 @@ stream is that of what it becomes.
 
 import json
 import os
+import signal
 import stat
 import sys
 
@@ -21,6 +22,8 @@ NEED = b"\x89MEN\r\n\x1a\n"
 FAIL = b"\x89MEX\r\n\x1a\n"
 OLDEST = (3, 9)
 NEWEST = 20  # of the 3.x that are looked for where `python3` itself is too old
+SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are refused
+PATIENCE = 60  # seconds for the archive: where the network falls silent, its end is told by nobody
 
 
 class Refused(Exception):
@@ -93,7 +96,7 @@ def cache_folder(task):  # type: (Dict[str, Any]) -> str
     if not os.path.isabs(home):
         raise Refused("cache", "this user has no home")
     real = os.path.realpath(home)
-    for shared in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - they are refused
+    for shared in map(os.path.realpath, SHARED):  # macOS has them below /private
         if (real == shared or real.startswith(shared + "/")) and not task["shared_cache"]:
             raise Refused("cache", "%s lies in %s, which is everybody's" % (home, shared))
     if not os.path.isdir(home):
@@ -122,8 +125,11 @@ def install(code, task):  # type: (str, Dict[str, Any]) -> None
     """Ask for the worker's archive and unpack it, whole or not at all. Raises: OSError, Refused."""
     import hashlib
     import shutil
+    import tempfile
     import zlib
 
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(PATIENCE)
     os.write(1, NEED)
     pieces, left = [], task["size"]
     while left:
@@ -132,11 +138,12 @@ def install(code, task):  # type: (str, Dict[str, Any]) -> None
             raise Refused("worker", "the connection ended while the worker was sent")
         pieces.append(piece)
         left -= len(piece)
+    signal.alarm(0)
     archive = b"".join(pieces)
     if hashlib.sha256(archive).hexdigest() != task["digest"]:
         raise Refused("worker", "what came is not what was sent")
-    making = "%s.%d" % (code, os.getpid())
-    shutil.rmtree(making, ignore_errors=True)  # of a process that had this number before
+    # one home may be that of several machines, which give the same numbers to processes
+    making = tempfile.mkdtemp(prefix=task["digest"] + ".", dir=os.path.dirname(code))
     try:
         for name, text in json.loads(zlib.decompress(archive).decode("utf-8")).items():
             place = os.path.join(making, name)
@@ -144,6 +151,8 @@ def install(code, task):  # type: (str, Dict[str, Any]) -> None
                 os.makedirs(os.path.dirname(place), 0o700)
             with open(place, "wb") as file:
                 file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())  # before the name: a machine that goes down would leave empty files under it
         os.rename(making, code)
     except (IOError, OSError):
         shutil.rmtree(making, ignore_errors=True)

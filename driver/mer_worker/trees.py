@@ -101,6 +101,7 @@ class Trees:
                 if hashed(target).hexdigest() != digest:
                     raise Failure("content", "damaged", f"{digest} was changed on this host")
                 seal(target)
+                os.fsync(target)  # as of a blob: a machine that goes down would leave an empty file with a seal
 
 
 def listed(path: str, package: str) -> dict[str, str]:
