@@ -110,12 +110,14 @@ async def test_a_ping_ends_at_the_step_that_failed(server, tmp_path, monkeypatch
                 ("deaf", {"address": sshd.HOST, "port": silent.getsockname()[1]}, "host key", 69),
                 ("stranger", {"address": "gpu1", "user": "nobody-at-all"}, "authenticate", 77),
                 ("bare", {"address": "gpu1", "python": "/no/python's here ß"}, "interpreter", 69),
+                ("true", {"address": "gpu1", "python": "/bin/true"}, "interpreter", 69),
                 ("hop", {"address": "gpu1", "jump": ["no-such-host.invalid"]}, "jump", 69),
             ):
                 await registered(terminal.mer, name, **given)
                 typed = await terminal.type(f"server ping {name} --json")
                 last = json.loads(typed.out)["steps"][-1]
                 assert (last["name"], last["ok"], typed.code) == (step, False, code), typed.out
+                assert "python" not in given or f"mer -a server edit {name} --python" in last["hint"], last
 
 
 async def test_an_interpreter_with_a_strange_path_is_found(server, tmp_path):

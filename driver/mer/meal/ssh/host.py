@@ -347,10 +347,13 @@ class SshHost(Host):
             return ServerUnreachable(f"{self.name} went away while a worker was started: {session.error}")
         if session.status in (126, 127):
             return ServerUnreachable(
-                f"{self.name}, interpreter: it has no {self._python or 'python3'}{words}",
+                f"{self.name}, interpreter: it cannot run {self._python or 'python3'}{words}",
                 hint=self.choice_of_python,
             )
-        return ServerUnreachable(f"{self.name} ended with status {session.status} before a worker spoke{words}")
+        return ServerUnreachable(
+            f"{self.name} ended with status {session.status} before a worker spoke{words}",
+            hint=f"Is {self._python} a Python? {self.choice_of_python}" if self._python else None,
+        )
 
 
 def _quoted(said: bytes, session: ChannelSession) -> str:
