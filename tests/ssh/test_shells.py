@@ -102,7 +102,7 @@ async def test_a_shell_that_asks_something_is_told(
 async def test_no_python_there_is_told(as_if: Running, tmp_path: Path) -> None:
     host = as_if('#!/bin/sh\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
     host._python = "/no/such/python3"
-    with pytest.raises(ServerUnreachable, match="has no /no/such/python3") as caught:
+    with pytest.raises(ServerUnreachable, match="cannot run /no/such/python3") as caught:
         await answers(host, tmp_path)
     assert "--python" in (caught.value.hint or "")
 
