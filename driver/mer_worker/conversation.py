@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from mer_worker.channel import Channel
     from mer_worker.control import Ending, Pulse
+    from mer_worker.encoded import Encoded
     from mer_worker.interrupts import Interrupts
     from mer_worker.logs import Logs
     from mer_worker.runners import Runner
     from mer_worker.shared import Sharing
     from mer_worker.source import Source
-    from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
 
     Bytes = Union[bytes, bytearray, memoryview]

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Optional
 
-    from mer_worker.tensors import Encoded
+    from mer_worker.encoded import Encoded
     from mer_worker.wire import Bytes, Frame
 
 WINDOW_PARTS = 256

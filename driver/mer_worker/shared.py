@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Optional, Union
 
+    from mer_worker.encoded import Encoded
     from mer_worker.memory import OwnFile, TheirFile
     from mer_worker.templates import Outgoing
-    from mer_worker.tensors import Encoded
     from mer_worker.wire import Frame
 
     Bytes = Union[bytes, bytearray, memoryview]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Optional
 
+    from mer_worker.encoded import Encoded
     from mer_worker.layout import Layout
     from mer_worker.memory import TheirFile
-    from mer_worker.tensors import Encoded
 
     Put = Callable[[Any, int], Optional[int]]
     """Copies a buffer of so many bytes into shared memory, for a message that is sent, and returns where; None: it cannot."""

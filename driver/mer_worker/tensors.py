@@ -10,26 +10,15 @@ import struct
 import sys
 
 from mer_worker.dtypes import BYTES, JSON, NESTED, NUMERIC, NUMPY_NAMES, STRING
-from mer_worker.layout import Descriptor, Layout, elements, layout_of, place, segments_of, table, with_meta
+from mer_worker.encoded import Encoded
+from mer_worker.layout import Descriptor, Layout, elements, layout_of, segments_of
 from mer_worker.torch_views import is_tensor, to_wire, view
-from mer_worker.wire import (
-    ALIGNMENT,
-    MAX_BODY_BYTES,
-    MAX_JSON_BYTES,
-    MAX_TEXTS,
-    Frame,
-    WireError,
-    dump,
-    pack,
-    parse,
-)
+from mer_worker.wire import MAX_JSON_BYTES, MAX_TEXTS, Frame, WireError, dump, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Union
-
-    from mer_worker.templates import Outgoing
 
     Bytes = Union[bytes, bytearray, memoryview]
 
@@ -81,90 +70,6 @@ class Strings:
         return (self.values, self.shape) == (other.values, other.shape)
 
     __hash__ = None  # type: ignore[assignment]
-
-
-class Encoded:
-    """Named values in the wire's form: a layout, and the segments, which are views wherever that is possible."""
-
-    __slots__ = ("layout", "segments")
-
-    def __init__(self, layout: Layout, segments: list[Bytes]) -> None:
-        self.layout = layout
-        self.segments = segments
-
-    @property
-    def descriptors(self) -> tuple[Descriptor, ...]:
-        """One for each name, in order."""
-        return self.layout.descriptors
-
-    def message(
-        self,
-        kind: int,
-        request: int,
-        *,
-        number: int = 0,
-        meta: Mapping[str, Any] | None = None,
-        most: int = MAX_BODY_BYTES,
-        templates: Outgoing | None = None,
-    ) -> tuple[Bytes, ...]:
-        """Return a whole frame in pieces, ready for a scatter-gather write.
-
-        `most` is how many bytes of body the other side takes; `templates` names heads for it.
-
-        Raises:
-            WireError: the head, the body or the meta is beyond its cap.
-        """
-        layout, segments = self.layout, self.segments
-        total, pieces = self.body()
-        if total > most:
-            raise TensorError(f"{total} bytes of tensors: the other side takes {most}")
-        template, head = 0, with_meta(layout, meta)
-        if templates is not None and not meta:
-            template, head = templates.named(layout)  # the last that may fail: what is given a number is sent
-        opening = pack(
-            kind,
-            head,
-            request=request,
-            segments=len(segments),
-            number=number,
-            body_bytes=total,
-            template=template,
-        )
-        return (opening + pieces[0], *pieces[1:])
-
-    def body(self) -> tuple[int, list[Bytes]]:
-        """Return the body's length and its pieces.
-
-        Raises:
-            WireError: it is beyond the body's cap.
-        """
-        layout, segments = self.layout, self.segments
-        if layout.sizes is not None:
-            offsets, total, first = layout.offsets, layout.total, layout.table
-        else:
-            sizes = tuple(map(len, segments))
-            offsets, total = place(sizes)
-            first = table(sizes)
-        pieces: list[Bytes] = [first]
-        end = len(first)
-        for offset, segment in zip(offsets, segments):
-            if offset > end:
-                pieces.append(_PADDING[: offset - end])
-            if len(segment):
-                pieces.append(segment)
-            end = offset + len(segment)
-        return total, pieces
-
-    def named(self) -> Iterator[tuple[Descriptor, list[Bytes]]]:
-        """Yield each descriptor with its segments: one, or one for each inner tensor."""
-        at = 0
-        for descriptor in self.layout.descriptors:
-            count = len(descriptor.inner) if descriptor.dtype == NESTED else 1
-            yield descriptor, self.segments[at : at + count]
-            at += count
-
-
-_PADDING = bytes(ALIGNMENT)
 
 
 def encode(values: Mapping[str, Any]) -> Encoded:

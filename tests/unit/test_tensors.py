@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mer_worker import tensors
+from mer_worker.encoded import Encoded
 from mer_worker.layout import Descriptor
-from mer_worker.tensors import Buffer, Encoded, Strings, TensorError, decode, encode
+from mer_worker.tensors import Buffer, Strings, TensorError, decode, encode
 from mer_worker.wire import WireError
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mer.core.specs import VersionSpec
+from mer_worker.encoded import Encoded
 from mer_worker.templates import UNUSUAL, is_plain_array
-from mer_worker.tensors import Buffer, Encoded
+from mer_worker.tensors import Buffer
 
 MOST_FORMS = 256
 """Of one version. A model that takes any shape may be given ever new ones, and must not fill the memory."""

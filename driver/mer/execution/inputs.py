@@ -9,7 +9,8 @@ from typing import Any
 from mer.core.errors import InputInvalid
 from mer.core.specs import TensorSpec, VersionSpec, check_fit
 from mer_worker.dtypes import BYTES, JSON, NUMERIC
-from mer_worker.tensors import Buffer, Encoded, TensorError, encode
+from mer_worker.encoded import Encoded
+from mer_worker.tensors import Buffer, TensorError, encode
 
 
 def encode_inputs(spec: VersionSpec, given: Mapping[str, Any], *, partial: bool = False) -> Encoded:

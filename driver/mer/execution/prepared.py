@@ -13,7 +13,8 @@ from mer.core.records import InvocationId
 from mer.execution.routes import Route
 from mer.execution.workplaces import Workplace
 from mer.registry.resolve import Candidate
-from mer_worker.tensors import Encoded, TensorError, encode
+from mer_worker.encoded import Encoded
+from mer_worker.tensors import TensorError, encode
 
 
 class Prepared(msgspec.Struct):

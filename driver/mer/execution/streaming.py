@@ -26,7 +26,7 @@ from mer.meal.calls import LogCallback
 from mer.meal.seals import Handle, by_handle
 from mer.meal.session import Session
 from mer.meal.streams import InputParts, PartStream, each, inference
-from mer_worker.tensors import Encoded
+from mer_worker.encoded import Encoded
 
 
 class RunStream:

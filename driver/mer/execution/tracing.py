@@ -11,7 +11,7 @@ from mer.core.trace import META, Lane, traced
 from mer.meal.answers import Reply
 from mer.meal.calls import LogCallback
 from mer.meal.session import Session
-from mer_worker.tensors import Encoded
+from mer_worker.encoded import Encoded
 
 CAPABILITY = "trace"
 

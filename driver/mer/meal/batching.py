@@ -19,7 +19,8 @@ from mer.meal.calls import Call, LogCallback
 from mer.meal.session import Session
 from mer.meal.shortcut import Shortcut
 from mer.meal.stream import Bytes, Stream
-from mer_worker.tensors import Encoded, encode
+from mer_worker.encoded import Encoded
+from mer_worker.tensors import encode
 from mer_worker.wire import HEADER, HEADER_BYTES, RECEIVE_BYTES, Kind, WireError, pack
 
 MOST_BATCH_BYTES = 256 << 20

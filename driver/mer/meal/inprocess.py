@@ -21,13 +21,14 @@ from mer.meal.plan import WorkerPlan
 from mer.meal.seals import Handle, check_keep
 from mer.meal.streams import InputParts, each
 from mer_worker.context import Context
+from mer_worker.encoded import Encoded
 from mer_worker.failures import Failure, of_model
 from mer_worker.outputs import Outputs
 from mer_worker.runners import Runner, load
 from mer_worker.runners.python import PythonRunner
 from mer_worker.serving.flows import NO_PARTS
 from mer_worker.serving.streams import is_parts
-from mer_worker.tensors import Encoded, decode, encode
+from mer_worker.tensors import decode, encode
 from mer_worker.wire import WireError
 
 

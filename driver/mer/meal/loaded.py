@@ -17,7 +17,8 @@ from mer.meal.seals import Handle, by_handle, seal
 from mer.meal.session import Session
 from mer.meal.starting import start
 from mer.meal.streams import InputParts, PartStream, encoded_parts, inference
-from mer_worker.tensors import Encoded, encode
+from mer_worker.encoded import Encoded
+from mer_worker.tensors import encode
 from mer_worker.wire import WireError
 
 

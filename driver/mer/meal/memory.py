@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mer_worker.encoded import Encoded
 from mer_worker.memory import GRAIN, LEAST_BYTES, MOST_BYTES, OwnFile, TheirFile
 from mer_worker.shared import CAPABILITY, LAYOUT, PERIOD_SECONDS, SHARED_FROM, Placed, Sharing, shares
-from mer_worker.tensors import Encoded
 from mer_worker.wire import Frame
 
 DEFAULT_BYTES = 1 << 30

@@ -13,8 +13,8 @@ from mer.meal.calls import LogCallback
 from mer.meal.session import Session
 from mer.meal.stream import Bytes
 from mer.meal.streams import Message, milliseconds
+from mer_worker.encoded import Encoded
 from mer_worker.layout import NO_META, meta_text
-from mer_worker.tensors import Encoded
 from mer_worker.wire import Flag, Frame, Kind, WireError, flagged, frame
 
 CAPABILITY = "seal"

@@ -31,11 +31,12 @@ from mer.meal.shortcut import Shortcut
 from mer.meal.stream import Bytes, Stream, pour
 from mer.meal.worker_log import WorkerLog
 from mer_worker.decoder import Decoder
+from mer_worker.encoded import Encoded
 from mer_worker.layout import NO_META
 from mer_worker.loading import load_frame
 from mer_worker.shared import goes_shared
 from mer_worker.templates import Incoming, Outgoing
-from mer_worker.tensors import Encoded, encode
+from mer_worker.tensors import encode
 from mer_worker.wire import (
     PREAMBLE,
     Frame,

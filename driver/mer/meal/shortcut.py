@@ -15,9 +15,10 @@ from os import read
 from typing import Any
 
 from mer.meal.calls import Call, Calls, LogCallback, ShortCall
+from mer_worker.encoded import Encoded
 from mer_worker.layout import Layout
 from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL, Incoming, Outgoing
-from mer_worker.tensors import Buffer, Encoded
+from mer_worker.tensors import Buffer
 from mer_worker.wire import RECEIVE_BYTES, Kind
 
 Answer = tuple[int, int, dict[str, Any], Layout]

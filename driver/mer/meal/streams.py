@@ -16,7 +16,8 @@ from mer.meal.calls import Call, LogCallback
 from mer.meal.session import Session
 from mer.meal.stream import Bytes
 from mer_worker.credit import Credit, Window, weight, weight_of
-from mer_worker.tensors import Encoded, encode
+from mer_worker.encoded import Encoded
+from mer_worker.tensors import encode
 from mer_worker.wire import Flag, Frame, Kind, WireError, dump, flagged, pack
 
 CAPABILITY = "stream"

@@ -14,9 +14,10 @@ from mer.faces.serve_ssh.failures import failure_of
 from mer.faces.serve_ssh.pipes import Output
 from mer_worker.credit import Credit, Window, weight, weight_of
 from mer_worker.dtypes import JSON
+from mer_worker.encoded import Encoded
 from mer_worker.failures import Failure, error_frame
 from mer_worker.layout import open_frame
-from mer_worker.tensors import Buffer, Encoded, encode, values_of
+from mer_worker.tensors import Buffer, encode, values_of
 from mer_worker.wire import (
     MAX_LOG_FRAME_BYTES,
     U32,
