@@ -257,8 +257,20 @@ async def test_local_is_always_there(r: Registry) -> None:
 
 async def test_a_server_name_is_taken_once(r: Registry) -> None:
     await r.servers.register(ADA, "gpu1", parameters=GPU1)
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match="already"):
         await r.servers.register(ADA, "gpu1", parameters=GPU1)
+    await r.servers.retire(ADA, "gpu1")
+    with pytest.raises(AlreadyExists, match=r"gpu1 was retired on .*, and its name stays its own"):
+        await r.servers.register(ADA, "gpu1", parameters=GPU1)
+
+
+async def test_a_server_without_an_address_is_told_what_is_missing(r: Registry) -> None:
+    with pytest.raises(ConfigurationError, match="needs an address") as refused:
+        await r.servers.register(ADA, "gpu1", parameters={})
+    assert "--address" in (refused.value.hint or "")
+    await r.servers.register(ADA, "gpu1", parameters=GPU1)
+    with pytest.raises(ConfigurationError, match="needs an address"):
+        await r.servers.edit(ADA, "gpu1", parameters={"address": None})
 
 
 @pytest.mark.parametrize(

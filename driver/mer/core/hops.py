@@ -55,7 +55,7 @@ def check_host(text: str, *, what: str = "address") -> str:
     """
     if "@" in text:
         # `ada:secret@host` would put a password into the registry and its record
-        raise ConfigurationError(f"the {what} holds an @: the user is a parameter of its own")
+        raise ConfigurationError(f"the {what} holds an @: the user is a parameter of its own", hint="--user NAME")
     if not _plain(text, _OF_SHELLS | {" "}):
         raise ConfigurationError(f"{text[:MAX_LENGTH]!r} is no {what}")
     return text

@@ -53,6 +53,11 @@ def check_parameters(kind: ServerKind, parameters: Mapping[str, Any]) -> dict[st
     Raises:
         ConfigurationError: one is unknown to this kind, missing, or of the wrong type.
     """
+    if kind is ServerKind.SSH and parameters.get("address") is None:
+        raise ConfigurationError(
+            "a server that is reached by SSH needs an address",
+            hint="--address HOST: a host name, an address, or a Host of your ssh_config",
+        )
     try:
         checked = msgspec.convert(dict(parameters), _PARAMETERS[kind])
     except msgspec.ValidationError as error:
@@ -145,7 +150,16 @@ class ServerRegistry:
             await within.servers.add(server)
             return server, {"server": server.name, "kind_of_server": kind.value, "parameters": server.parameters}
 
-        return await self._changes.apply(actor, "server.register", add)
+        try:
+            return await self._changes.apply(actor, "server.register", add)
+        except AlreadyExists:
+            retired_at = (await self._store.servers.get(server.name)).retired_at
+            if retired_at is None:
+                raise
+            raise AlreadyExists(
+                f"the server {server.name} was retired on {retired_at:%Y-%m-%d}, and its name stays its own",
+                hint="The log speaks of it by that name: take another one.",
+            ) from None
 
     async def edit(
         self,

@@ -133,6 +133,7 @@ class Address:
             "host key of": (self.key_name.value, self.key_name.origin),
             "host keys": (self.policy.value.value, self.policy.origin),
             "known hosts": (", ".join(map(str, self.known_hosts.others)), self.known_hosts_origin),
+            "trusted here": (self.known_hosts.own, "mer server trust"),
         }
         return {name: (str(text), origin) for name, (text, origin) in told.items() if text not in (None, "")}
 
