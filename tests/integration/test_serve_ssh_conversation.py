@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mer.core.actor import Guest
+from mer.faces.serve_ssh import pipes
 from mer.faces.serve_ssh.conversation import Conversation
 from mer.faces.serve_ssh.pipes import Output
 from mer_worker.decoder import Decoder
@@ -69,6 +72,27 @@ async def test_a_request_that_is_cancelled_with_its_coming_is_answered_once(tmp_
         (Kind.ERROR, 2, "cancelled"),
         (Kind.ERROR, 4, "cancelled"),
     ]
+
+
+async def test_a_guest_who_asks_without_end_and_reads_nothing_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipes, "MOST_WAITING", 1000)
+    ours, theirs = os.pipe()
+    async with running(tmp_path) as m:
+        output = Output(theirs)
+        talk = Conversation(m, Guest(name="alice"), output)
+        talk.begin()
+        talk.take([HELLO])
+        asked = 0
+        while not talk.over.done():
+            talk.take([Frame(Kind.HAVE, request=asked), Frame(Kind.PING, request=asked)])
+            asked += 1
+            assert asked < 10_000
+        assert asked > 1000
+        await talk.aclose()
+        await output.aclose()
+    os.close(ours)
 
 
 def test_stdin_and_stdout_may_be_one_socket(tmp_path: Path) -> None:

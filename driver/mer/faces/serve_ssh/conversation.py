@@ -88,6 +88,8 @@ class Conversation:
 
     def take(self, came: Sequence[Frame] | WireError) -> None:
         """Take frames, or learn that what came is none."""
+        if self._output.closed:
+            self._end()
         if self.over.done():
             return
         self._heard = self._loop.time()

@@ -23,6 +23,10 @@ MOST_LOST = 64 << 20
 """Bytes that wait, beyond which what a model prints is dropped: prints have no credit, and nobody waits for them."""
 
 
+MOST_WAITING = 1 << 16
+"""Pieces of frames that wait, beyond which prints are dropped too, and at twice which a guest is taken for one who does not
+read: he may ask without end for what is refused at once, and each refusal waits here. Results wait for room, 64 at most."""
+
 MOST_PIECES = 64
 """Handed to one system call: IOV_MAX is 1024, and one does not take that much anyhow."""
 
@@ -41,15 +45,19 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._waiting: collections.deque[memoryview] = collections.deque()
         self._size = 0
-        self._closed = False
+        self.closed = False
+        """Whether nobody reads any more."""
         self._room = asyncio.Event()
         self._room.set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def say(self, *pieces: Bytes) -> None:
-        """Write a frame, whatever waits already. What is said after the end is dropped."""
-        if self._closed:
+        """Write a frame, whatever waits already. What is said after the end is dropped; too much that waits is the end."""
+        if self.closed:
+            return
+        if len(self._waiting) > 2 * MOST_WAITING:
+            self._end()
             return
         for piece in pieces:
             view = memoryview(piece).cast("B")
@@ -63,7 +71,7 @@ class Output:
 
     def murmur(self, frame: bytes) -> None:
         """Write a frame that may be lost."""
-        if self._size < MOST_LOST:
+        if self._size < MOST_LOST and len(self._waiting) < MOST_WAITING:
             self.say(frame)
 
     async def room(self) -> None:
@@ -103,9 +111,9 @@ class Output:
             self._empty.set()
 
     def _end(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._loop.remove_writer(self._descriptor)
         self._waiting.clear()
         self._size = 0
