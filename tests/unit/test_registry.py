@@ -260,7 +260,7 @@ async def test_a_server_name_is_taken_once(r: Registry) -> None:
     with pytest.raises(AlreadyExists, match="already"):
         await r.servers.register(ADA, "gpu1", parameters=GPU1)
     await r.servers.retire(ADA, "gpu1")
-    with pytest.raises(AlreadyExists, match=r"gpu1 was retired on .*, and its name stays its own"):
+    with pytest.raises(AlreadyExists, match=r"gpu1 was retired on .*; its name stays taken"):
         await r.servers.register(ADA, "gpu1", parameters=GPU1)
 
 

@@ -157,8 +157,7 @@ class ServerRegistry:
             if retired_at is None:
                 raise
             raise AlreadyExists(
-                f"the server {server.name} was retired on {retired_at:%Y-%m-%d}, and its name stays its own",
-                hint="The log speaks of it by that name: take another one.",
+                f"the server {server.name} was retired on {retired_at:%Y-%m-%d}; its name stays taken"
             ) from None
 
     async def edit(
