@@ -19,7 +19,8 @@ from mer.core.errors import ConfirmationNeeded, Interrupted, MerError, NotMigrat
 from mer.faces.render.console import Console, OutputClosed
 from mer.faces.render.table import Column
 from mer.settings import Settings, load
-from mer_migrations.target import BEFORE_00, Applied, Planned, Target, current, missing, not_made, target
+from mer_migrations.choosing import target
+from mer_migrations.target import BEFORE_00, Applied, Planned, Target, current, missing, not_made
 
 OpenTarget: TypeAlias = Callable[[Settings], Target]
 

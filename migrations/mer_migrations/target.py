@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mer.core.errors import ConfigurationError, NotMigrated
-from mer.settings import Settings
+from mer.core.errors import NotMigrated
 
 BEFORE_00 = -1
 """Where a downgrade ends that takes everything away."""
@@ -111,24 +110,6 @@ class Target(Protocol):
 
     def advice(self) -> Sequence[str]:
         """Return what an administrator should still do, a sentence or statement each, where this login may not."""
-
-
-def target(settings: Settings) -> Target:
-    """Return the database of the settings. Raises: ConfigurationError."""
-    match settings.database_url.partition(":")[0]:
-        case "" | "postgresql" | "postgres":
-            from mer_migrations.postgres.target import PostgresTarget
-
-            return PostgresTarget(settings)
-        case "surrealkv" | "mem" | "ws" | "wss" | "http" | "https":
-            from mer_migrations.surreal.target import SurrealTarget
-
-            return SurrealTarget(settings)
-        case scheme:
-            raise ConfigurationError(
-                f"{scheme}: is no database that this program knows",
-                hint="DB_CONNECTION_URL is empty, postgresql://…, surrealkv://PATH or ws://….",
-            )
 
 
 def current(database: Target) -> int | None:
