@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import os
 import resource
 import subprocess
@@ -24,6 +25,7 @@ from mer.core.errors import (
     PackageInvalid,
     WorkerLost,
 )
+from mer.meal import pushing
 from mer.meal.blobs import Blob, lacking, put
 from mer.meal.plan import WeightFile
 from mer.meal.pushing import Push
@@ -270,6 +272,23 @@ async def test_a_part_that_is_not_what_it_should_be_is_pushed_from_the_beginning
         await Push("far", [blob], there.partial).over(session, NotImplemented)
     assert host.blob(blob.digest).read_bytes() == content
     assert host.incoming() == []
+
+
+async def test_what_is_there_of_a_large_blob_may_be_read_again_for_longer_than_a_stall(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.05)
+    source, there = tmp_path / "large", 256 << 20
+    with source.open("wb") as file:
+        file.truncate(there)
+        file.seek(there)
+        file.write(b"the end")
+    with source.open("rb") as file:
+        blob = Blob(digest=hashlib.file_digest(file, "sha256").hexdigest(), source=source, size=there + 7)
+    async with worker_of(host) as session:
+        await lacking(session, [blob.digest])  # which makes the folders
+        with (host.cache / "incoming" / f"{blob.digest}.part").open("wb") as file:
+            file.truncate(there)
+        await Push("far", [blob], {blob.digest: there}).over(session, NotImplemented)
+        assert (await lacking(session, [blob.digest])).missing == ()
 
 
 async def test_two_who_push_the_same_at_once_do_no_harm(host):

@@ -20,6 +20,10 @@ from mer.meal.session import Session
 STALL_SECONDS = 60.0
 """Without a byte that goes or an answer that comes, pushing ends: as long as a silent connection takes to be given up."""
 
+SLOW_DISK = 20 << 20
+"""Bytes a second that a far host may take to read and hash what it has of a blob that is gone on with, or to sync one that is
+whole: it says nothing meanwhile. That the way there still stands the connection's own keepalive sees to."""
+
 LANES = 4
 """Blobs on their way on one session: the sync of one to the far disk does not hold up the next."""
 
@@ -50,6 +54,8 @@ class Push:
         self._carrying: set[asyncio.Task[None] | None] = set()
         """Tasks that have a session of their own by now."""
         self._patience: asyncio.Timeout | None = None
+        self._until = 0.0
+        """Loop time at which it runs out."""
 
     async def over(self, session: Session, further: Opener) -> None:
         """Push everything.
@@ -102,20 +108,34 @@ class Push:
         while self._waiting:
             blob = self._waiting.popleft()
             offset = min(self._partial.get(blob.digest, 0), blob.size)
-            self._sent(offset)
+            self._sent(offset, to_do=offset)
             try:
-                await put(session, blob, offset=offset, sent=self._sent)
+                await self._put(session, blob, offset)
             except ContentError:
                 if not offset or session.lost is not None:
                     raise
                 # what was there of it is not what it should be, or is somebody else's by now
-                await put(session, blob, sent=lambda _: self._sent(0))
+                await self._put(session, blob, 0, again=True)
             self._sent(0)
 
-    def _sent(self, count: int) -> None:
+    async def _put(self, session: Session, blob: Blob, offset: int, *, again: bool = False) -> None:
+        """Send a blob from `offset` on; `again`, its bytes were counted before."""
+        left = blob.size - offset
+
+        def sent(count: int) -> None:
+            nonlocal left
+            left -= count
+            self._sent(0 if again else count, to_do=0 if left else blob.size)
+
+        await put(session, blob, offset=offset, sent=sent)
+
+    def _sent(self, count: int, *, to_do: int = 0) -> None:
+        """Take in that so many bytes went, and how many the other side now reads or syncs, without a word."""
         self._done += count
+        patient = asyncio.get_running_loop().time() + STALL_SECONDS + to_do / SLOW_DISK
+        self._until = max(self._until, patient)
         if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
+            self._patience.reschedule(self._until)
         report(self._what, self._done, self._total)
 
 
