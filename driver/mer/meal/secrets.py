@@ -11,12 +11,13 @@ from typing import TypeAlias
 
 from mer.core.errors import AuthenticationFailed, ConfigurationError
 from mer.core.hops import parse_password_reference
+from mer.detached import detached
 
 Asker: TypeAlias = "Callable[[str], Awaitable[str]]"
 """Asks a person something that is not shown while it is typed. Raises: Interrupted."""
 
 KEYRING_SECONDS = 20.0
-"""What a keyring may take: it may ask its owner to unlock it."""
+"""What a keyring may take: it may ask its owner to unlock it, and he may be away; nobody waits for its thread then."""
 
 
 class Secrets:
@@ -80,7 +81,7 @@ class Secrets:
             ) from None
         try:
             async with asyncio.timeout(KEYRING_SECONDS):
-                found: str | None = await asyncio.to_thread(keyring.get_password, service, user)
+                found: str | None = await detached(keyring.get_password, service, user)
         except TimeoutError:
             raise AuthenticationFailed(f"the keyring did not answer within {KEYRING_SECONDS:g} s") from None
         except Exception as error:  # noqa: BLE001 - backends raise what they like, and it may hold what was found

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from mer.core.errors import InputInvalid, UsageError
 from mer.core.specs import TensorSpec, VersionSpec
+from mer.detached import detached
 from mer.faces.commands.numpy_files import Form, form_of, holds_arrays, read_array, read_arrays
-from mer.faces.detached import detached
 from mer_worker.dtypes import BYTES, STRING
 
 STDIN = "-"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mer.core.errors import ContentUnwritable, UsageError
-from mer.faces.detached import detached
+from mer.detached import detached
 from mer.faces.render.console import Console
 from mer.faces.render.files import written
 from mer.faces.render.values import described

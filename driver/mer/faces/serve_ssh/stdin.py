@@ -7,7 +7,7 @@ import json
 from typing import Any, BinaryIO
 
 from mer.core.errors import DeadlineExceeded, InputInvalid
-from mer.faces.detached import detached
+from mer.detached import detached
 from mer.faces.serve_ssh import npz
 from mer_worker.wire import MAX_BODY_BYTES, MAX_JSON_BYTES
 

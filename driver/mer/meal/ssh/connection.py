@@ -29,6 +29,12 @@ CHANNEL_SECONDS = 20.0
 """What the server gets to open a channel, and how long a worker waits for one of ours to be closed: pools start no more than
 there may be, and who pushes content takes some for a moment."""
 
+LINGER_SECONDS = 5.0
+"""For how long after the end of a channel another one that is refused is tried again: sshd counts a session until what ran
+there has ended too."""
+
+LINGER_PAUSE_SECONDS = 0.1
+
 TRIES = 4
 """Of a handshake that is dropped before anybody was asked who he is: that is how a server with too many at its door behaves."""
 
@@ -64,6 +70,8 @@ class Connection:
         self._open_channels: set[ChannelSession] = set()
         self._left: set[asyncio.Task[tuple[Any, Any]]] = set()
         """Channels that are being opened, and that nobody waits for any more."""
+        self._ended_at = -LINGER_SECONDS
+        """When the last channel ended, in loop time."""
         self._closed = False
 
     @property
@@ -109,6 +117,7 @@ class Connection:
             finally:
                 assert session.channel is not None
                 session.channel.abort()
+                self._ended_at = asyncio.get_running_loop().time()
 
     async def aclose(self) -> None:
         """Close it, and every channel."""
@@ -153,21 +162,24 @@ class Connection:
     def _release(self, session: ChannelSession) -> None:
         self._open_channels.discard(session)
         self._channels.release()
+        self._ended_at = asyncio.get_running_loop().time()
 
     async def _execute(self, line: str) -> ChannelSession:
-        for again in (True, False):
+        lost, patient = False, self._ended_at + LINGER_SECONDS
+        while True:
             connected = await self.open()
             try:
                 return await self._opened(connected, line)
-            except asyncssh.ChannelOpenError as error:
-                if connected.is_closed() and again:
-                    continue  # it was lost before anything was asked of it
-                raise self._no_channel(error) from error
             except (OSError, asyncssh.Error, TimeoutError) as error:
-                if connected.is_closed() and again:
-                    continue
-                raise ServerUnreachable(f"{self.target.name} opens no channel: {_said(error)}") from error
-        raise AssertionError
+                refused = isinstance(error, asyncssh.ChannelOpenError)
+                if connected.is_closed() and not lost:
+                    lost = True  # before anything was asked of it
+                elif refused and not connected.is_closed() and asyncio.get_running_loop().time() < patient:
+                    await asyncio.sleep(LINGER_PAUSE_SECONDS)
+                elif refused:
+                    raise self._no_channel(error) from error
+                else:
+                    raise ServerUnreachable(f"{self.target.name} opens no channel: {_said(error)}") from error
 
     async def _opened(self, connected: asyncssh.SSHClientConnection, line: str) -> ChannelSession:
         """Open a channel in a task of its own.
@@ -194,17 +206,18 @@ class Connection:
     def _close_left(self, opening: asyncio.Task[tuple[Any, Any]]) -> None:
         """Close a channel that stands now, and that nobody waits for."""
         self._left.discard(opening)
+        self._ended_at = asyncio.get_running_loop().time()
         if not opening.cancelled() and opening.exception() is None:
             opening.result()[0].abort()
 
-    def _no_channel(self, error: asyncssh.ChannelOpenError) -> MerError:
+    def _no_channel(self, error: Exception) -> MerError:
         name, others = self.target.name, len(self._open_channels)
         if others:
             return Busy(
-                f"{name} opens no session beside the {others} that it has: {error.reason}",
+                f"{name} opens no session beside the {others} that it has: {_said(error)}",
                 hint="MaxSessions of its sshd_config says how many it allows.",
             )
-        return ServerUnreachable(f"{name} opens no session: {error.reason}")
+        return ServerUnreachable(f"{name} opens no session: {_said(error)}")
 
     async def _made(self) -> asyncssh.SSHClientConnection:
         pause, longest = PAUSE_SECONDS

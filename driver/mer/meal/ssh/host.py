@@ -19,12 +19,11 @@ from mer.meal.host import AddressValue, Freed, Host, HostKey, Launch, Probe
 from mer.meal.local import ALLOWED, ALLOWED_PREFIX
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
-from mer.meal.ssh.address import effective
 from mer.meal.ssh.connection import MAX_CHANNELS, Connection
 from mer.meal.ssh.examining import Examination
 from mer.meal.ssh.knock import described
 from mer.meal.ssh.known_hosts import KnownHosts, entry_name
-from mer.meal.ssh.reaching import KEEPALIVE_COUNT, shown_key
+from mer.meal.ssh.reaching import KEEPALIVE_COUNT, address_of, shown_key
 from mer.meal.ssh.stream import ChannelSession, ChannelStream
 from mer.meal.ssh.unready import Unready
 from mer.meal.staging import stage
@@ -193,7 +192,7 @@ class SshHost(Host):
 
     async def address(self) -> Mapping[str, AddressValue]:
         """Return what takes effect when it is reached, and where each value came from."""
-        address = await asyncio.to_thread(effective, self._connection.target)
+        address = await address_of(self._connection.target)
         return {name: AddressValue(*told) for name, told in address.fields().items()}
 
     async def shown_key(self) -> HostKey:

@@ -15,6 +15,7 @@ import asyncssh
 
 from mer.core.errors import AuthenticationFailed, ConfigurationError, HostKeyRefused, MerError, ServerUnreachable
 from mer.core.hops import MAX_HOPS
+from mer.detached import detached
 from mer.meal.ssh.address import Address, Target, effective
 from mer.meal.ssh.knock import SECONDS, Knock, Step, Told
 from mer.meal.ssh.known_hosts import Known
@@ -73,7 +74,7 @@ async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClie
     """
     if told is not None:
         told(Step.RESOLVE, None)
-    address = await asyncio.to_thread(effective, target)
+    address = await address_of(target)
     if told is not None:
         await _resolved(target, address, told)
     knock = await _knocked(target, address, told=told)
@@ -85,12 +86,30 @@ async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClie
     return await _connected(target, address, tunnel, knock)
 
 
+async def address_of(target: Target) -> Address:
+    """Work out what takes effect for a target.
+
+    The ssh_config may run commands (`Match exec`), one of which may never end: its thread is waited for by nobody.
+
+    Raises:
+        ConfigurationError: the ssh_config or the record cannot be used, or it takes too long.
+    """
+    try:
+        async with asyncio.timeout(SECONDS[Step.RESOLVE]):
+            return await detached(effective, target)
+    except TimeoutError as error:
+        raise ConfigurationError(
+            f"{target.name}, {Step.RESOLVE}: the ssh_config was not read within {SECONDS[Step.RESOLVE]:g} s",
+            hint="Does a command of a `Match exec` hang?",
+        ) from error
+
+
 async def shown_key(target: Target) -> Shown:
     """Return the key that a server shows, without logging in; or that of the first machine on the way that is not trusted.
 
     Raises: as `reach`.
     """
-    address = await asyncio.to_thread(effective, target)
+    address = await address_of(target)
     last = Shown(address, await _knocked(target, address, only_key=True))
     on_the_way: list[Shown] = []
     try:
@@ -121,7 +140,7 @@ async def _tunnel(
     try:
         for index, hop in enumerate(hops):
             step = target.hop(hop, name=f"{target.name}, by way of {hop}")
-            way = await asyncio.to_thread(effective, step)
+            way = await address_of(step)
             if index == 0:  # as ssh does: only the first is reached as its own configuration says
                 tunnel = await _tunnel(step, way, depth=depth + len(hops), seen=seen)
             knock = await _knocked(step, way)
