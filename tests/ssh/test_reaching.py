@@ -298,6 +298,15 @@ async def test_by_way_of_another_machine(server):
     assert await answers(sshd.target_of(server, address="inner", operator=operator)) == "here"
 
 
+async def test_the_steps_by_way_of_another_machine_say_nothing_that_is_not_known(server):
+    told: list[tuple[Step, str | None]] = []
+    hop = f"{server.user}@{sshd.HOST}:{server.port}"
+    async with reached(sshd.target_of(server, jump=(hop,)), told=lambda *step: told.append(step)):
+        pass
+    found = {step: what for step, what in told if what is not None}
+    assert (found[Step.JUMP], found[Step.CONNECT]) == (hop, "")
+
+
 async def test_the_key_of_a_machine_on_the_way_is_judged_too(server, tmp_path):
     operator = stranger(server, tmp_path)
     known = f"Match host inner\n  HostName {sshd.HOST}\n  HostKeyAlias inner\nMatch all\n"
@@ -385,7 +394,9 @@ async def test_what_a_proxy_command_puts_into_the_background_is_not_waited_for(s
     stays = tmp_path / "stays"  # as the process of ssh's ControlPersist, it keeps the standard error
     stays.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 60 </dev/null >/dev/null\n")
     stays.chmod(0o700)
-    failing = f"setsid {stays} & while ! [ -s {tmp_path}/pid ]; do sleep 0.05; done; trap : TERM; while :; do sleep 1; done"
+    failing = (
+        f"setsid {stays} & while ! [ -s {tmp_path}/pid ]; do sleep 0.05; done; trap : TERM; while :; do sleep 1; done"
+    )
     operator = sshd.operator(server, more=f"ProxyCommand sh -c '{failing}'")
     try:
         async with asyncio.timeout(20):

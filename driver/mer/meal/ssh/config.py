@@ -85,7 +85,8 @@ class ConfigFiles:
         except RecursionError as error:
             raise ConfigurationError("the ssh_config includes itself") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"the ssh_config cannot be read: {error}") from error
+            told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise ConfigurationError(f"the ssh_config cannot be read: {told}") from error
         return Told(options=dict(found.noted), origins=dict(found.noted.origins))
 
     def hosts(self) -> list[str]:
@@ -166,7 +167,8 @@ def _named(path: Path, home: Path, depth: int) -> Iterator[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the ssh_config {path} cannot be read: {error}") from error
+        told = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"the ssh_config {path} cannot be read: {told}") from error
     for line in lines:
         try:
             word, *rest = shlex.split(line.replace("=", " ", 1), comments=True)

@@ -79,7 +79,8 @@ class Knock(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
         peer = conn.get_extra_info("peername")
-        self._done(Step.CONNECT, f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "", then=Step.HOST_KEY)
+        known = isinstance(peer, tuple) and peer[0]  # of a channel through another machine asyncssh says "" and 0
+        self._done(Step.CONNECT, f"{peer[0]} port {peer[1]}" if known else "", then=Step.HOST_KEY)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whoever waits for it is told
         self.identities.close()
