@@ -20,7 +20,9 @@ _MOST_PIECES = 1024
 class Channel:
     """The sending end: frames of several threads never mix, nor does one that begins within another.
 
-    That happens: a signal's handler, or a destructor that the garbage collector calls, may print while its thread writes.
+    That happens: a signal's handler of the model's, or a destructor that the garbage collector calls, may print while its
+    thread writes. Where such a handler raises, or memory ends, in the middle of a frame, nobody can say how much of it was
+    written: then nothing more goes out, and the driver, which would wait for the rest for ever, sees the end.
     """
 
     def __init__(self, sink: int) -> None:
@@ -51,9 +53,12 @@ class Channel:
                     done -= len(piece)
                 if done:
                     self._rest(pieces, done + sum(map(len, pieces)))
+            except BaseException as error:
+                self._cut(error)
+                raise
             finally:
                 self._writing = False
-            while self._within:
+            if self._within:
                 self._follow()
 
     def send_frame(self, frame: bytes) -> None:
@@ -67,22 +72,35 @@ class Channel:
                 done = os.write(self._sink, frame)
                 if done != len(frame):
                     self._rest((frame,), done)
+            except BaseException as error:
+                self._cut(error)
+                raise
             finally:
                 self._writing = False
-            while self._within:
+            if self._within:
                 self._follow()
 
     def _follow(self) -> None:
         """Send what came within the frame before. The lock is held, and others may come within these."""
-        self._writing = True
-        try:
-            while self._within:
-                frame = self._within.popleft()
-                done = os.write(self._sink, frame)
-                if done != len(frame):
-                    self._rest((frame,), done)
-        finally:
-            self._writing = False
+        while self._within:
+            waiting = [self._within.popleft() for _ in range(len(self._within))]
+            self._writing = True
+            try:
+                self._rest(waiting, 0)
+            except BaseException as error:
+                self._cut(error)
+                raise
+            finally:
+                self._writing = False
+
+    def _cut(self, error: BaseException) -> None:
+        """Send nothing more: a frame was cut off. The driver sees the end, and why in the log."""
+        if isinstance(error, (BrokenPipeError, ConnectionResetError)):  # nobody reads any more
+            return
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._sink, inheritable=False)
+        os.close(nothing)
+        os.write(2, f"a frame was cut off by {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
 
     def _rest(self, pieces: Sequence[Bytes], done: int) -> None:
         """Write what a partial write has left."""

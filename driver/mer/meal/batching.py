@@ -27,6 +27,10 @@ MOST_BATCH_BYTES = 256 << 20
 """Of the bodies of one batch, where it has more than one request: a worker holds them all at once."""
 
 
+_UNSENT = 1 << 62
+"""The turn of a request that waits here: after all."""
+
+
 class Waiting:
     """One request that was not sent yet."""
 
@@ -194,6 +198,7 @@ class BatchingSession(Session):
         on_log: LogCallback | None,
     ) -> Call:
         request, call = self._calls.add(deadline, on_log)
+        call.turn = _UNSENT
         since = self._loop.time() if self.batch.max_delay_ms else 0.0
         self._queue[request] = Waiting(call, inputs, encoded, meta, deadline, since)
         if self._gathering is not None and len(self._queue) >= self.batch.max_size:
@@ -243,6 +248,7 @@ class BatchingSession(Session):
             frame = self._form(request, waiting)
             if frame is None:
                 continue
+            self._calls.waited(waiting.call)  # what was sent beside the batches meanwhile comes before it
             self._flying.add(request)
             frames.append(frame)
             size += sum(map(len, frame))

@@ -42,6 +42,12 @@ class Call:
     """Its caller has gone; likewise."""
     cancels = 0
     """How often it was cancelled (mer.meal.ladder)."""
+    turn = 0
+    """Its place in the order in which requests were sent, where it had to wait here (`waited`); 0: by its number."""
+
+    def is_after(self, other: Call) -> bool:
+        """Whether the worker got the other one first."""
+        return (self.turn or 2 * self.request, self.request) > (other.turn or 2 * other.request, other.request)
 
 
 class ShortCall(Call):
@@ -81,6 +87,10 @@ class Calls:
     def get(self, request: int) -> Call | None:
         """Return a call that waits."""
         return self.waiting.get(request)
+
+    def waited(self, call: Call) -> None:
+        """Say that a call is sent only now, after all that have a number."""
+        call.turn = 2 * self.last + 1
 
     def take(self, request: int) -> Call | None:
         """Return a call and forget it."""

@@ -63,7 +63,7 @@ class Ladder:
         if not (call.late or call.abandoned):
             call.late = True
             self._step(call)
-        elif self.in_order and any(number < request for number in self._calls.waiting):
+        elif self.in_order and any(call.is_after(other) for other in self._calls.waiting.values()):
             # a worker that does one thing after the other has not seen it yet: it will be told as it comes
             self._tell(call, "the deadline passed while requests before this one were running")
             self._calls.postpone(call, self._loop.time() + STEP)

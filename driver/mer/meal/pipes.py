@@ -242,16 +242,26 @@ class ProcessStream:
             kill_group(self._pid)
             self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self._gone.set()
-        for descriptor in (self._log, self._read):
-            for _ in range(_LAST_READS):  # what is left in the pipe, its answer perhaps
-                if descriptor not in self._open or self._receiver is None or not _has_bytes(descriptor):
-                    break
-                if descriptor == self._log:
-                    self._loggable()
-                else:
-                    self._read_output(descriptor, self._output_ended)
-            if descriptor in self._open:
-                self._shut(descriptor)
+        try:
+            for descriptor in (self._log, self._read):
+                self._read_the_rest(descriptor)
+        finally:  # whatever a receiver of the last bytes raises: who waits for the end is told
+            self._let_go(found)
+
+    def _read_the_rest(self, descriptor: int) -> None:
+        """Read what is left in a pipe, its answer perhaps."""
+        for _ in range(_LAST_READS):
+            if descriptor not in self._open or self._receiver is None or not _has_bytes(descriptor):
+                return
+            if descriptor == self._log:
+                self._loggable()
+            else:
+                self._read_output(descriptor, self._output_ended)
+
+    def _let_go(self, found: os.waitid_result | None) -> None:
+        """Close everything, clean up, and tell the end."""
+        for descriptor in list(self._open):
+            self._shut(descriptor)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._process.stdout.close()

@@ -1,0 +1,36 @@
+"""The thread that reads on over one stream: it waits for nothing that the main thread has taken before it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+TAKEN = """
+import os, time
+from mer_worker.backlog import Backlog
+from mer_worker.channel import Channel
+from mer_worker.control import Ending, Pulse
+from mer_worker.decoder import Decoder
+from mer_worker.interrupts import Interrupts
+from mer_worker.patrol import Patrol
+from mer_worker.source import SharedSource
+
+ours, theirs = os.pipe()
+decoder, backlog = Decoder(), Backlog()
+source = SharedSource(ours, decoder, backlog)
+patrol = Patrol(
+    source, decoder, backlog, Channel(1), Interrupts(), Pulse(), Ending("", ""), cache=None, silence=0.5
+)
+source.other.acquire()
+patrol.start()
+os.write(theirs, b"a request")
+time.sleep(0.3)  # the thread has seen it, and waits for the lock
+os.read(ours, 100)  # the main thread has taken it, and computes
+source.other.release()
+time.sleep(20)
+"""
+
+
+def test_it_hears_the_silence_of_a_driver_though_what_it_saw_was_taken_by_the_main_thread() -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
