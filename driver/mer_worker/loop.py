@@ -18,7 +18,7 @@ from mer_worker.logs import Logs
 from mer_worker.outputs import Outputs
 from mer_worker.runners import RUNNERS, Runner, load
 from mer_worker.serving import Serving, serving
-from mer_worker.serving.serial import Turn
+from mer_worker.serving.turn import Turn
 from mer_worker.shared import CAPABILITY as SHARED_MEMORY
 from mer_worker.shared import LAYOUT
 from mer_worker.source import SharedSource, StreamSource

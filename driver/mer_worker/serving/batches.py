@@ -16,7 +16,7 @@ from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import NO_META, open_frame
 from mer_worker.serving.seals import MainThreadSeals, by_handle
-from mer_worker.serving.serial import Turn
+from mer_worker.serving.turn import Turn
 from mer_worker.tensors import encode, values_of
 from mer_worker.tracing import told
 from mer_worker.wire import HEADER_BYTES, Kind, WireError

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
-    from mer_worker.serving.serial import Turn
+    from mer_worker.serving.turn import Turn
 
 MOST_SEALED = 64
 """Handles at a time: more than a caller prepares ahead, few enough to be no second queue."""

@@ -5,13 +5,13 @@ Many libraries want to be called there, and a hand-over between threads would co
 
 from __future__ import annotations
 
-import time
 from time import monotonic
 
 from mer_worker.context import Context
 from mer_worker.failures import Failure, error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import NO_META, open_frame
+from mer_worker.serving.turn import Turn
 from mer_worker.shared import goes_shared
 from mer_worker.templates import FIRST, NUMBERS, OPENING, REST, UNUSUAL
 from mer_worker.tensors import Buffer, encode, values_of
@@ -33,34 +33,6 @@ if TYPE_CHECKING:
 _SEGMENT = slice(FIRST, None)
 
 _OUT_OF_THE_ORDINARY = Flag.MORE | Flag.STREAM | Flag.HANDLE
-
-
-class Turn:
-    """The stretch of the author's code that runs: it may be interrupted, and what it prints is the request's."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._logs = conversation.logs
-        self._pulse = conversation.pulse
-        self._interrupts = conversation.interrupts
-        self._began = self._finished = 0.0
-
-    def start(self, request: int) -> None:
-        """Begin. Raises: Cancelled (it was cancelled before)."""
-        self._logs.begin(request)
-        self._pulse.since = self._began = time.monotonic()
-        self._pulse.request = request
-        self._interrupts.begin(request)
-
-    def stop(self) -> None:
-        """End; may be called again, where the end itself was interrupted."""
-        self._interrupts.end()
-        self._finished = time.monotonic()
-        self._pulse.request = 0
-        self._logs.end()
-
-    def microseconds(self) -> int:
-        """Return how long it took."""
-        return min(int(1e6 * (self._finished - self._began)), U32)
 
 
 class Serial:

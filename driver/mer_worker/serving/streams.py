@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mer_worker.conversation import Conversation
     from mer_worker.runners import Runner
     from mer_worker.serving.flows import ThreadFlow
-    from mer_worker.serving.serial import Turn
+    from mer_worker.serving.turn import Turn
     from mer_worker.wire import Bytes, Frame
 
 _PART = bytes((Kind.PART,))
