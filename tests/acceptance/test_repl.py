@@ -12,6 +12,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.support import compiled
+
 ROOT = Path(__file__).parents[2]
 MER = [sys.executable, "-m", "tests.support.memory_console"]
 PROMPT = "mer>"
@@ -34,6 +36,7 @@ def environment(tmp_path):
 @pytest.fixture(autouse=True)
 def state(tmp_path):
     (tmp_path / "state").mkdir(mode=0o700)
+    compiled.put_into(tmp_path / "state" / "cache")
     return tmp_path / "state"
 
 

@@ -23,7 +23,7 @@ from mer.meal.plan import WeightFile, WorkerPlan
 from mer.meal.session import Session
 from mer.meal.ssh.host import SshHost
 from mer.meal.starting import start, start_once
-from tests.support import sshd
+from tests.support import compiled, sshd
 from tests.support.dropping import dropping
 from tests.support.registry import ADA
 from tests.support.running import running
@@ -46,6 +46,7 @@ def server(tmp_path: Path) -> sshd.Sshd:
     if not sshd.available():
         pytest.skip("no sshd here (on Debian: apt-get install openssh-server)")
     (tmp_path / "cache").mkdir(mode=0o700)
+    compiled.put_into(tmp_path / "cache" / "mer-worker")
     return sshd.Sshd(tmp_path / "sshd", environment={"XDG_CACHE_HOME": str(tmp_path / "cache")})
 
 

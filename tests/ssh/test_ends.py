@@ -18,7 +18,7 @@ from mer.core.errors import Busy, MerError, ServerUnreachable, WorkerLost
 from mer.meal.session import Session
 from mer.meal.ssh.host import SshHost
 from mer.meal.starting import start, start_once
-from tests.support import sshd
+from tests.support import compiled, sshd
 from tests.support.documents import ROOT
 from tests.support.dropping import dropping
 from tests.support.far import ECHO, plan
@@ -52,6 +52,7 @@ async def server(tmp_path: Path) -> AsyncIterator[sshd.Sshd]:
         pytest.skip("no sshd here")
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
+    compiled.put_into(cache / "mer-worker")
     with sshd.running(tmp_path / "sshd", environment={"XDG_CACHE_HOME": str(cache)}) as running:
         yield running
 
@@ -203,6 +204,7 @@ async def test_a_server_at_its_limit_of_sessions_is_busy(tmp_path: Path) -> None
         pytest.skip("no sshd here")
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
+    compiled.put_into(cache / "mer-worker")
     with sshd.running(tmp_path / "sshd", environment={"XDG_CACHE_HOME": str(cache)}, more="MaxSessions 2") as server:
         host = sshd.host(server)
         sessions = [await start(host, plan(tmp_path, ECHO)) for _ in range(2)]
@@ -229,6 +231,7 @@ async def test_a_door_with_too_many_before_it_is_tried_again(tmp_path: Path) -> 
         pytest.skip("no sshd here")
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
+    compiled.put_into(cache / "mer-worker")
     more = "MaxStartups 2:100:2"
     with sshd.running(tmp_path / "sshd", environment={"XDG_CACHE_HOME": str(cache)}, more=more) as server:
         hosts = [sshd.host(server) for _ in range(5)]

@@ -17,7 +17,7 @@ from mer.meal.bootstrap import command
 from mer.meal.ssh import host as ssh_host
 from mer.meal.ssh.host import SshHost
 from mer.meal.starting import start
-from tests.support import sshd
+from tests.support import compiled, sshd
 from tests.support.far import ECHO, plan
 
 Running = Callable[[str], SshHost]
@@ -36,6 +36,7 @@ async def as_if(tmp_path: Path) -> AsyncIterator[Running]:
         shell.chmod(stat.S_IRWXU)
         cache = tmp_path / "cache"
         cache.mkdir(mode=0o700, exist_ok=True)
+        compiled.put_into(cache / "mer-worker")
         server = sshd.Sshd(
             tmp_path / f"sshd{len(servers)}",
             environment={"XDG_CACHE_HOME": str(cache)},

@@ -18,6 +18,7 @@ from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
 from mer_migrations.postgres.roles import Role, Roles
 from mer_migrations.postgres.runner import Migrations
+from tests.support import compiled
 from tests.support.shared_memory import remove_left_behind
 
 ROLES = Roles(driver=Role(name=DRIVER), auditor=Role(name=AUDITOR))
@@ -52,6 +53,7 @@ def state_folder() -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix="mer-test-"))
     folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    compiled.put_into(folder / "cache")
     try:
         yield folder
     finally:

@@ -12,6 +12,7 @@ from mer.core.specs import TensorSpec, VersionSpec
 from mer.dal.base import Store
 from mer.dal.memory import MemoryStore
 from mer.settings import Settings
+from tests.support import compiled
 from tests.support.registry import ADA
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ async def running(folder: Path, store: Store | None = None, **given: Any) -> Asy
     """Give a Mer that may change the registry, over memory unless a store is given."""
     settings = Settings(**{"state_folder": folder / "state", "allow_changes": True, **given})
     settings.state_folder.mkdir(mode=0o700, exist_ok=True)
+    compiled.put_into(settings.state_folder / "cache")
     async with compose(settings, actor=ADA, store=store or MemoryStore()) as m:
         yield m
 

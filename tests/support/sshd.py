@@ -28,6 +28,7 @@ from mer.meal.secrets import Secrets
 from mer.meal.ssh.address import Operator, Target
 from mer.meal.ssh.connection import Connection
 from mer.meal.ssh.host import SshHost
+from tests.support import compiled
 
 HOST = "127.0.0.1"
 
@@ -189,6 +190,7 @@ def _lasting(kind: type[Sshd]) -> Sshd:
         folder = Path(tempfile.mkdtemp(prefix="mer-sshd-"))
         cache = folder / "cache"
         cache.mkdir(mode=0o700)
+        compiled.put_into(cache / "mer-worker")
         server = kind(folder / "sshd", environment={"XDG_CACHE_HOME": str(cache)})
         server.start()
         _OF_PROCESS[kind] = server

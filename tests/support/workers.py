@@ -17,12 +17,13 @@ from mer.meal.local import LocalHost
 from mer.meal.plan import WeightFile, WorkerPlan
 from mer.meal.session import Session
 from mer.meal.starting import start_once
+from tests.support import compiled
 
 ECHO = "def load():\n    return lambda inputs: inputs\n"
 
 
 def local_host(folder: Path, **given: Any) -> LocalHost:
-    return LocalHost(scratch_folder=folder / "scratch", cache_folder=folder / "cache", **given)
+    return LocalHost(scratch_folder=folder / "scratch", **{"cache_folder": compiled.cache(), **given})
 
 
 def handler_folder(folder: Path, source: str) -> Path:
