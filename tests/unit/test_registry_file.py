@@ -41,7 +41,7 @@ VERSION = '[[models.m.versions]]\ncommand = ["/bin/cat"]'
     [
         ("format = 1\nnonsense = 2", "line 2: nonsense is not known: format, servers, weights, models are"),
         ("format = 1\n[servers.'a b']\naddress = 'x'", "line 2: servers.a b cannot stand: 'a b' is no name"),
-        ("format = 1\n[servers.x]\nport = 22", "line 2: servers.x cannot stand: parameters of a server of kind ssh"),
+        ("format = 1\n[servers.x]\nport = 22", "line 2: servers.x cannot stand: a server that is reached by SSH needs"),
         ("format = 1\n[servers.x]\naddress = 'a@b'", "line 2: servers.x cannot stand: the address holds an @"),
         ("format = 1\n[servers.local]\nkind = 'ssh'", "line 3: servers.local.kind is 'ssh'"),
         ("format = 1\n[servers.local]\nretired = true", "line 3: servers.local.retired cannot be"),
