@@ -1,7 +1,8 @@
 """A worker on a far host takes away itself what it leaves: no driver of that machine watches it.
 
-Its scratch folder is locked for as long as it, or something that it has forked, lives. One that is not locked is what a
-worker left that was killed, or a machine that went down; the next worker there removes it.
+Its scratch folder is locked for as long as it, or something that it has forked, lives. One of this machine that is not locked
+is what a worker left that was killed, or a machine that went down; the next worker there removes it. Those of other machines,
+which may share the home, look as if nobody held them: the name tells whose they are.
 """
 
 from __future__ import annotations
@@ -38,11 +39,16 @@ def begin(marker: str, scratch: str) -> None:
 
 
 def remove_stale(parent: str, own: str) -> None:
-    """Remove the scratch folders that nobody holds."""
+    """Remove the scratch folders of this machine (`MARKER.MACHINE`) that nobody holds."""
+    machine = own.partition(".")[2]
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         try:
-            if name == own or time.time() - os.lstat(path).st_mtime < YOUNG_SECONDS:
+            if (
+                name == own
+                or name.partition(".")[2] != machine
+                or time.time() - os.lstat(path).st_mtime < YOUNG_SECONDS
+            ):
                 continue
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # gone meanwhile, or no folder

@@ -46,11 +46,13 @@ def swept(cache: str, fields: dict[str, Any]) -> dict[str, Any]:
     """End what the workers with these `markers` left on this host, and remove their folders (a task of mer_worker.far)."""
     import shutil
 
+    from mer_worker.stage0 import machine
+
     killed = 0
     for marker in map(str, fields["markers"]):
         if marker.isalnum():  # it names a folder
             killed += sweep(marker, 0)
-            shutil.rmtree(os.path.join(cache, "scratch", marker), ignore_errors=True)
+            shutil.rmtree(os.path.join(cache, "scratch", f"{marker}.{machine()}"), ignore_errors=True)
     return {"killed": killed}
 
 

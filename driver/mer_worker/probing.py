@@ -5,6 +5,7 @@ Everything here is a fact or the reason why there is none; what to make of it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 GPU_SECONDS = 10.0
 """What nvidia-smi gets: it takes seconds where no persistence daemon keeps the driver loaded, and hangs on a broken card."""
+
+DYING_SECONDS = 1.0
+"""What it gets to die, once it was killed."""
 
 GPU_FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/local/nvidia/bin", "/opt/bin", "/usr/lib/wsl/lib")
 """Where nvidia-smi is looked for beside PATH, which a login without start-up files has short."""
@@ -92,22 +96,24 @@ def _gpus() -> dict[str, Any]:
         return {"found": []}
     asked = "--query-gpu=index,name,memory.total,memory.free"
     try:
-        done = subprocess.run(
+        running = subprocess.Popen(
             [program, asked, "--format=csv,noheader,nounits"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=GPU_SECONDS,
-            check=False,
         )
+        told, errors = running.communicate(timeout=GPU_SECONDS)
     except subprocess.TimeoutExpired:
+        running.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in a broken card's driver does not die
+            running.communicate(timeout=DYING_SECONDS)
         return {"found": [], "failed": f"nvidia-smi did not answer within {GPU_SECONDS:g} s"}
     except OSError as error:
         return {"found": [], "failed": f"nvidia-smi: {error.strerror or error}"}
-    said = done.stdout.decode("utf-8", "replace")
-    if done.returncode:
-        words = " ".join((said + done.stderr.decode("utf-8", "replace")).split())
-        return {"found": [], "failed": f"nvidia-smi: {words[:MAX_REASON] or done.returncode}"}
+    said = told.decode("utf-8", "replace")
+    if running.returncode:
+        words = " ".join((said + errors.decode("utf-8", "replace")).split())
+        return {"found": [], "failed": f"nvidia-smi: {words[:MAX_REASON] or running.returncode}"}
     return {"found": [gpu for gpu in map(_gpu, said.splitlines()[:MAX_GPUS]) if gpu is not None]}
 
 

@@ -53,7 +53,8 @@ def main(task):  # type: (Dict[str, Any]) -> None
             environment.update(task["environment"])
             arguments = ["--cache", cache]
             if task["scratch"]:
-                scratch = folder(os.path.join(folder(os.path.join(cache, "scratch")), task["scratch"]))
+                scratch = os.path.join(folder(os.path.join(cache, "scratch")), task["scratch"] + "." + machine())
+                folder(scratch)
                 arguments += ["--scratch", scratch]
                 environment["TMPDIR"] = scratch
                 os.chdir(scratch)
@@ -102,6 +103,14 @@ def cache_folder(task):  # type: (Dict[str, Any]) -> str
     if not os.path.isdir(home):
         os.makedirs(home, 0o700)
     return os.path.join(home, "mer-worker")
+
+
+def machine():  # type: () -> str
+    """Return this machine's name as a part of a file's: one home may be that of several machines.
+
+    A lock on a folder holds on its own machine only, and each has a `cuda:0`.
+    """
+    return "".join(one if one.isalnum() or one in "-_" else "-" for one in os.uname()[1])[:64]
 
 
 def folder(path):  # type: (str) -> str

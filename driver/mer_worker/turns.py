@@ -1,8 +1,8 @@
 """Turns at a device of a far host: the workers of one driver at a time have it, and who waits is told for whom.
 
-A lock file a device: `locks/DEVICE` is held, shared, by every worker of the driver whose turn it is, for as long as the worker,
-or something that it has forked, lives; the kernel frees it. What it says is who that is. `locks/DEVICE.turn` is held for
-the moment in which somebody looks.
+A lock file a device: `locks/MACHINE.DEVICE` is held, shared, by every worker of the driver whose turn it is, for as long as the
+worker, or something that it has forked, lives; the kernel frees it. What it says is who that is. `locks/MACHINE.DEVICE.turn` is
+held for the moment in which somebody looks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from mer_worker.blobs import own_folder, unwritable
 from mer_worker.claims import locked
 from mer_worker.failures import Failure
+from mer_worker.stage0 import machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Turn:
         folder = os.path.join(cache, "locks")
         os.close(own_folder(folder))
         self.device = device
-        self._path = os.path.join(folder, name)
+        self._path = os.path.join(folder, f"{machine()}.{name}")  # several machines may have this one home
 
     def take(self, holder: Mapping[str, Any], seconds: float, tell: Callable[[str], None]) -> None:
         """Wait for the turn, at most so long, and keep it until this process ends. `tell` takes a line on whom it waits for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from mer.core.errors import Busy, InputInvalid, ProtocolViolation
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.starting import start_once
+from mer_worker import turns
+from mer_worker.alone import remove_stale
+from mer_worker.failures import Failure
+from mer_worker.turns import Turn
 from tests.support.caching import CachingHost, worker_of
 from tests.support.workers import local_host, plan_of, soon, until
 
@@ -93,6 +98,29 @@ async def test_two_devices_are_two_turns(host, tmp_path):
     first = await loaded(host, plan(tmp_path))
     second = await loaded(host, plan(tmp_path, "b" * 32, device="cuda:1"))
     await asyncio.gather(first.close(), second.close())
+
+
+def test_two_machines_that_share_a_home_have_a_device_of_that_name_each(tmp_path, monkeypatch):
+    def take(driver):
+        Turn(str(tmp_path), "cuda:0").take({"driver": driver}, 0.0, lambda _: None)
+
+    monkeypatch.setattr(turns, "_HELD", [])
+    tmp_path.chmod(0o700)
+    take("a")
+    with pytest.raises(Failure, match="was not free"):
+        take("b")
+    monkeypatch.setattr(os, "uname", lambda: ("Linux", "another.machine", "6", "1", "x86_64"))
+    take("b")
+    for descriptor in turns._HELD:
+        os.close(descriptor)
+
+
+def test_a_scratch_folder_of_another_machine_is_left_alone(tmp_path):
+    for name in ("aa.here", "bb.here", "cc.there"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    remove_stale(str(tmp_path), "aa.here")
+    assert sorted(os.listdir(tmp_path)) == ["aa.here", "cc.there"]
 
 
 @pytest.mark.parametrize("device", ["../../x", "/dev/null", "ü\n%s"])
