@@ -9,11 +9,15 @@ from mer_worker.wire import ALIGNMENT, MAX_BODY_BYTES, FrameTooLarge, pack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any, Union
-
-    from mer_worker.templates import Outgoing
+    from typing import Any, Protocol, Union
 
     Bytes = Union[bytes, bytearray, memoryview]
+
+    class Naming(Protocol):
+        """Who names heads by numbers (mer_worker.templates)."""
+
+        def named(self, layout: Layout) -> tuple[int, bytes]:
+            """Return a layout's number, 0 for none, and what to send as its head."""
 
 
 class Encoded:
@@ -38,7 +42,7 @@ class Encoded:
         number: int = 0,
         meta: Mapping[str, Any] | None = None,
         most: int = MAX_BODY_BYTES,
-        templates: Outgoing | None = None,
+        templates: Naming | None = None,
     ) -> tuple[Bytes, ...]:
         """Return a whole frame in pieces, ready for a scatter-gather write.
 

@@ -15,10 +15,18 @@ from mer_worker.wire import MAX_LOG_FRAME_BYTES, MAX_REQUEST_LOG_BYTES, Kind, du
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Optional, Protocol
 
     from mer_worker.channel import Channel
-    from mer_worker.serving.voices import Voices
+
+    class Several(Protocol):
+        """Who tells the prints of several requests apart (mer_worker.serving.voices)."""
+
+        def write(self, stream: str, text: bytes, level: str = "") -> None:
+            """As Logs.write, for the request of the calling code."""
+
+        def forget(self) -> None:
+            """In a forked child: what it prints goes to fd 2."""
 
 
 class Logs:
@@ -35,7 +43,7 @@ class Logs:
         """Whether there is something for `end` to do."""
         self.most = MAX_REQUEST_LOG_BYTES
         """Bytes that are kept of one request's prints."""
-        self.several: Optional[Voices] = None
+        self.several: Optional[Several] = None
         """Tells the prints of several requests apart, where they run at once."""
 
     def install(self) -> None:

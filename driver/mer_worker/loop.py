@@ -20,7 +20,7 @@ from mer_worker.runners import RUNNERS, Runner, load
 from mer_worker.serving import Serving, serving
 from mer_worker.serving.turn import Turn
 from mer_worker.shared import CAPABILITY as SHARED_MEMORY
-from mer_worker.shared import LAYOUT
+from mer_worker.shared import LAYOUT, Sharing
 from mer_worker.source import SharedSource, StreamSource
 from mer_worker.watch import Watch
 from mer_worker.wire import (
@@ -163,7 +163,7 @@ class Worker:
         try:
             from mer_worker.memory import open_files  # not where the standard library lacks ctypes
 
-            self._conversation.memory = memory = open_files(descriptors)
+            self._conversation.memory = memory = Sharing(*open_files(descriptors))
         except (ImportError, OSError, ValueError) as error:  # an address space that is limited, say
             self._memory = {"refused": str(error)}
         else:

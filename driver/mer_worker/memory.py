@@ -15,7 +15,6 @@ from _weakref import ref
 from collections import deque
 
 from mer_worker.extents import Extents
-from mer_worker.shared import Sharing
 from mer_worker.wire import WireError
 
 TYPE_CHECKING = False
@@ -366,8 +365,8 @@ class OwnFile:
                 self._extents.give(watch.start)
 
 
-def open_files(descriptors: Sequence[int]) -> Sharing:
-    """Map the two files as the worker sees them, the driver's and its own; the descriptors are taken over.
+def open_files(descriptors: Sequence[int]) -> tuple[TheirFile, OwnFile]:
+    """Map and return the two files as the worker sees them, the driver's and its own; the descriptors are taken over.
 
     Raises:
         OSError, ValueError: they cannot be mapped.
@@ -378,7 +377,7 @@ def open_files(descriptors: Sequence[int]) -> Sharing:
         if not all(LEAST_BYTES <= size <= MOST_BYTES for size in sizes):
             raise ValueError(f"files of {sizes} bytes")
         os.set_inheritable(worker, False)
-        return Sharing(TheirFile(driver, sizes[0]), OwnFile(worker, sizes[1]))
+        return TheirFile(driver, sizes[0]), OwnFile(worker, sizes[1])
     except BaseException:
         os.close(worker)
         raise

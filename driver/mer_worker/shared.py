@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Optional, Union
 
-    from mer_worker.encoded import Encoded
+    from mer_worker.encoded import Encoded, Naming
     from mer_worker.memory import OwnFile, TheirFile
-    from mer_worker.templates import Outgoing
     from mer_worker.wire import Frame
 
     Bytes = Union[bytes, bytearray, memoryview]
@@ -69,7 +68,7 @@ class Placed:
         meta: Mapping[str, Any] | None = None,
         most: int = MAX_BODY_BYTES,
         flags: int = 0,
-        templates: Outgoing | None = None,
+        templates: Naming | None = None,
     ) -> tuple[Bytes, ...]:
         """Return a whole frame in pieces, as Encoded.message does; the segments are the receiver's from now on.
 

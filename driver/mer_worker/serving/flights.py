@@ -18,11 +18,26 @@ from mer_worker.wire import Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Optional
+    from typing import Any, Optional, Protocol
 
-    from mer_worker.serving.flows import Flow
     from mer_worker.tracing import Spans
     from mer_worker.wire import Frame
+
+    class Flow(Protocol):
+        """A request's parts (mer_worker.serving.flows), as whoever reads for all requests sees them."""
+
+        def take(self, received: Frame) -> None:
+            """Take a part or credit. Raises: WireError."""
+
+        def wake(self) -> None:
+            """Have whoever waits look again."""
+
+        def abandon(self) -> None:
+            """Let whoever waits give up."""
+
+        def microseconds(self) -> int:
+            """Return how long the handler has run."""
+
 
 _MOST_EARLY = 1024
 """Cancels that are remembered for requests not read yet; more than a driver has in flight."""
