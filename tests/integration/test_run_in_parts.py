@@ -162,9 +162,10 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
     assert "cannot be read" in run(tmp_path, "run", "echo", "double", "--input-parts", "absent", code=65)
 
 
-def test_in_a_script_stdin_is_not_for_parts(tmp_path):
+@pytest.mark.parametrize("words", ["double --input-parts -", "-i text=@-", "--inputs @-"])
+def test_in_a_script_stdin_is_not_for_inputs(tmp_path, words):
     program = console(tmp_path, stdin=subprocess.PIPE)
-    _, told = program.communicate("run echo double --input-parts -\n", timeout=SECONDS)
+    _, told = program.communicate(f"run echo {words}\n", timeout=SECONDS)
     assert program.returncode == 65
     assert "commands are being read" in told
 
