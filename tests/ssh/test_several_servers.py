@@ -129,6 +129,22 @@ async def test_this_machine_takes_over_from_a_far_one(server: sshd.Sshd, closed:
         assert "host_key" not in (await bodies(m, "finished"))[-1]
 
 
+async def test_one_whose_disk_takes_nothing_sends_the_invocation_on(tmp_path: Path) -> None:
+    if not sshd.available():
+        pytest.skip("no sshd here")
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with sshd.running(tmp_path / "sshd", environment=cache) as server:
+        async with driver(server, tmp_path) as m:
+            await register(m, tmp_path, ECHO)
+            await far(m, server, "gpu1")
+            await place(m, "gpu1", "local")
+            (tmp_path / "cache" / "mer-worker").mkdir(mode=0o700, parents=True)
+            (tmp_path / "cache" / "mer-worker" / "incoming").write_text("")  # root too can put nothing into a file
+            await busy(m, "local")
+            result = await m.run("model", {"x": 1})
+            assert (result.server, [each.code for each in result.failed_attempts]) == ("local", ["content-unwritable"])
+
+
 async def test_one_that_has_no_room_for_a_worker_sends_the_invocation_on(tmp_path: Path) -> None:
     if not sshd.available():
         pytest.skip("no sshd here")

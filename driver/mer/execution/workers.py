@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from mer.audit.bodies import Subject, Timings
-from mer.core.errors import NOT_LET_IN, Busy, DeadlineExceeded, MerError, WorkerLost
+from mer.core.errors import NOT_LET_IN, Busy, ContentUnwritable, DeadlineExceeded, MerError, WorkerLost
 from mer.core.identifiers import uuid7
 from mer.core.records import ServerKind
 from mer.core.trace import CURRENT
@@ -123,7 +123,7 @@ class Workers:
             if took and not workplace.host.reached:  # it was being started, and there was no way there yet
                 self._choice.failed(server)
             raise DeadlineExceeded("the deadline passed before a worker was ready") from error
-        except (*NOT_LET_IN, Busy) as error:
+        except (*NOT_LET_IN, Busy, ContentUnwritable) as error:
             if isinstance(error, Busy) and not took:
                 raise  # it is this driver's own queue that is full: that is no server's fault
             timings.start_us += round((self._monotonic() - began) * 1e6)
