@@ -8,12 +8,13 @@ has left, since no driver of that machine can.
 
 from __future__ import annotations
 
-from mer_worker import stdio
+from mer_worker import compiled, stdio
 
 
 def main() -> None:
     """Serve one driver, then exit."""
     source, sink = stdio.take()
+    compiled.spare_the_disk()
 
     import os
     import site
