@@ -1,7 +1,7 @@
 """Compiled modules: Python keeps them beside the cache, unless the disk is about to be full.
 
-CPython up to 3.11, and the first of 3.12 and 3.13, take a write that a full disk cut short for a whole one (gh-126606): the module
-gets its name, and every worker that imports it later fails with EOFError, long after there is room again.
+CPython up to 3.11, and the first of 3.12 and 3.13, take a write that a full disk cut short for a whole one (gh-126606): the
+module gets its name, and every worker that imports it later fails with EOFError, long after there is room again.
 """
 
 from __future__ import annotations
