@@ -7,8 +7,12 @@ is over before this thread has noticed it.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
+import termios
+import threading
 import time
 
 from mer_worker.control import Hearing
@@ -34,6 +38,9 @@ ACTIVE_SECONDS = 1.0
 
 _LOOK_MILLISECONDS = 250
 """How often it is looked whether the driver is there still, while the stream is waited for."""
+
+_LOOKS_WITHIN_SILENCE = 4
+"""How often it is looked for a driver's silence within the time that is one."""
 
 _LEAVING_SECONDS = 5.0
 """What the main thread has to end the model and itself after a shutdown: the end of the stream then says nothing new."""
@@ -79,15 +86,41 @@ class Patrol(Hearing):
         self._heard = time.monotonic()
         self._told_to_end = False
 
+    def start(self) -> None:
+        """Begin to listen, and to look for silence."""
+        super().start()
+        if self._silence:
+            threading.Thread(target=self._watch, name="mer-silence", daemon=True).start()
+
+    def _watch(self) -> None:
+        """End the worker once nothing more comes from its driver.
+
+        A thread of its own: while the main thread sends a large answer the other one waits behind it to answer a ping. What
+        the driver goes on to say is then read by nobody, and seen only as bytes that wait.
+        """
+        unread, changed = 0, time.monotonic()
+        while True:
+            time.sleep(self._silence / _LOOKS_WITHIN_SILENCE)
+            now, waiting = time.monotonic(), _unread(self._source.descriptor)
+            if waiting != unread:
+                unread, changed = waiting, now
+            if now - max(changed, self._last) > self._silence:
+                self._ending.now()
+
+    @property
+    def _last(self) -> float:
+        """When something of the driver was read, on the monotonic clock."""
+        return max(self._source.heard, self._pulse.since, self._heard)
+
     def _listen(self) -> None:
         source, poll, parent = self._source, select.poll(), os.getppid()
         poll.register(source.descriptor, select.POLLIN)
         while True:
-            quiet = time.monotonic() - max(source.heard, self._pulse.since, self._heard)
-            if os.getppid() != parent or (self._silence and quiet > self._silence):
+            if os.getppid() != parent:
                 return
             if source.reading:
-                time.sleep(LOOK_SECONDS if quiet < ACTIVE_SECONDS else IDLE_LOOK_SECONDS)
+                active = time.monotonic() - self._last < ACTIVE_SECONDS
+                time.sleep(LOOK_SECONDS if active else IDLE_LOOK_SECONDS)
             elif poll.poll(_LOOK_MILLISECONDS):
                 with source.other:
                     # asked again: the main thread may have taken what there was, and a read that blocks sees no silence
@@ -125,3 +158,13 @@ class Patrol(Hearing):
             raise WireError(f"{len(backlog)} frames wait: more were sent than were asked for")
         else:
             backlog.put(frame)
+
+
+def _unread(descriptor: int) -> int:
+    """Return how many bytes wait to be read."""
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    except OSError:  # of a kind that does not tell
+        return 0
+    return count[0]
