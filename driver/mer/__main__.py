@@ -130,17 +130,18 @@ async def _assemble(settings: Settings, actor: Actor, store: Store, guest: Guest
     )
     secrets = Secrets(os.environ, own={each.variable for each in SETTINGS if each.kind is Kind.SECRET})
     handshakes = asyncio.Semaphore(MAX_HANDSHAKES)
+    pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
     hosts = Hosts(
         {
             ServerKind.LOCAL: lambda _: local,
             ServerKind.SSH: lambda server: _ssh_host(server, settings, secrets, handshakes),
-        }
+        },
+        leaving=pool.leave,
     )
     holder = {"driver": uuid.uuid4().hex, "actor": actor.user, "host": actor.host, "pid": actor.pid}
     workplaces = Workplaces(hosts, content, load_seconds=settings.load_seconds, holder=holder)
     leases = LeaseKeeper(store, recorder, actor=actor)
     finishes = Finishes(recorder, Journal(settings.state_folder / "journal"))
-    pool = Pool(idle_seconds=settings.idle_seconds, max_workers=settings.max_workers)
     trace = None
     if settings.trace is not None:
         require_writable(settings.trace)  # now, not after an evening's runs

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tests.support import sshd
 from tests.support.registry import ADA
 from tests.support.running import register, running
 from tests.support.typing_in import Terminal, environ_of
-from tests.support.workers import until
+from tests.support.workers import alive, until
 
 ECHO = """
     def load():
@@ -114,6 +115,38 @@ async def test_one_that_cannot_be_reached_is_passed_over_and_on_record(
         again = await m.run("model", {"x": 1})
         assert (again.server, again.failed_attempts) == ("gpu2", ())  # gpu1 is set aside
         assert (await m.log.verify()).sound
+
+
+async def test_a_run_outlives_an_edit_of_its_server_and_its_worker_does_not(server: sshd.Sshd, tmp_path: Path) -> None:
+    source = """
+        import os, time
+
+        def load():
+            def handle(inputs):
+                if "marker" in inputs:
+                    print("running", flush=True)
+                    while not os.path.exists(inputs["marker"]):
+                        time.sleep(0.05)
+                return {"pid": os.getpid()}
+            return handle
+    """
+    running_there, marker = asyncio.Event(), tmp_path / "go on"
+    async with driver(server, tmp_path) as m:
+        await register(m, tmp_path, source)
+        await far(m, server, "gpu1")
+        await place(m, "gpu1")
+        first = asyncio.ensure_future(m.run("model", {"marker": str(marker)}, on_log=lambda *_: running_there.set()))
+        async with asyncio.timeout(60):
+            await running_there.wait()
+        parameters = {"address": sshd.HOST, "port": server.port, "user": server.user, "python": sys.executable}
+        edited = await m.servers.edit(ADA, "gpu1", parameters=parameters)
+        m._ping._hosts.of(edited)._shared_cache = True  # type: ignore[attr-defined]
+        second = (await m.run("model", {})).outputs["pid"]
+        marker.touch()
+        old = (await first).outputs["pid"]
+        assert old != second
+        await until(lambda: not alive(old))
+        assert (await m.run("model", {})).outputs["pid"] == second
 
 
 async def test_this_machine_takes_over_from_a_far_one(server: sshd.Sshd, closed: int, tmp_path: Path) -> None:

@@ -265,6 +265,13 @@ class Crew:
                 del self.last[worker.key]
             self._spawn(self._close(worker))
 
+    def leave(self, host: Host) -> None:
+        """Give no worker of a host to further callers: those end that nobody has, the others after their last one."""
+        for worker in self.within(host):
+            worker.worn = True
+            if worker.idle:
+                self.end(worker)
+
     async def _close(self, worker: PooledWorker) -> None:
         try:
             if worker.starting is not None and not worker.starting.done():

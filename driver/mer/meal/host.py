@@ -181,5 +181,8 @@ class Host(ABC):
         del packages, blobs, grace_seconds, plan
         raise ConfigurationError(f"nothing is pushed to {self.name}", hint="`mer store gc` frees room on this machine.")
 
+    async def idle(self) -> None:  # noqa: B027 - a host that holds nothing need not be waited for
+        """Wait until no worker of this driver runs there."""
+
     async def aclose(self) -> None:  # noqa: B027 - a host that holds nothing has nothing to free
         """Free what the host holds; its workers have ended before."""

@@ -21,10 +21,12 @@ Maker = Callable[[Server], Host]
 class Hosts:
     """Finds the host of a server; the same for as long as its parameters are."""
 
-    def __init__(self, makers: dict[ServerKind, Maker]) -> None:
+    def __init__(self, makers: dict[ServerKind, Maker], *, leaving: Callable[[Host], None]) -> None:
+        """Make hosts by `makers`; `leaving` is told of one on which nothing new is to begin."""
         self._makers = makers
+        self._told_leaving = leaving
         self._hosts: dict[str, tuple[bytes, Host]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Host] = {}
 
     def of(self, server: Server) -> Host:
         """Return the host of a server.
@@ -41,16 +43,30 @@ class Hosts:
             raise ConfigurationError(
                 f"the server {server.name} is of kind {server.kind.value}, which cannot be reached from here"
             )
-        if found is not None:  # it was edited: what still runs there ends by itself, nothing new begins
-            leaving = asyncio.get_running_loop().create_task(found[1].aclose(), name="leaving a host")
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
         host = maker(server)
+        if found is not None and found[1] is not host:  # it was edited
+            self._leave(found[1])
         self._hosts[server.id] = told, host
         return host
 
     async def aclose(self) -> None:
         """Free what the hosts hold; their workers have ended before."""
-        hosts = [host for _, host in self._hosts.values()]
+        hosts = [*(host for _, host in self._hosts.values()), *self._leaving.values()]
         self._hosts.clear()
-        await asyncio.gather(*(host.aclose() for host in hosts), *self._leaving, return_exceptions=True)
+        leaving = [*self._leaving]
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await asyncio.gather(*(host.aclose() for host in hosts), return_exceptions=True)
+
+    def _leave(self, host: Host) -> None:
+        """Begin nothing new there, and free what it holds once all that runs there has ended."""
+        self._told_leaving(host)
+        leaving = asyncio.get_running_loop().create_task(_left(host), name=f"leaving {host.name}")
+        self._leaving[leaving] = host
+        leaving.add_done_callback(lambda task: self._leaving.pop(task, None))
+
+
+async def _left(host: Host) -> None:
+    await host.idle()
+    await host.aclose()

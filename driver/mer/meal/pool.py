@@ -149,6 +149,10 @@ class Pool:
         """Let a worker end again: what was sealed there was run or released."""
         self._crew.let_go(session)
 
+    def leave(self, host: Host) -> None:
+        """Give no worker of a host to further callers: its server is reached in another way from now on."""
+        self._crew.leave(host)
+
     def require_room(self) -> None:
         """Raise Busy where as many wait for a worker as may: asked before a call is put on record as started."""
         waiting = len(self.waiting)

@@ -29,7 +29,7 @@ CHANNEL_SECONDS = 20.0
 """What the server gets to open a channel, and how long a worker waits for one of ours to be closed: pools start no more than
 there may be, and who pushes content takes some for a moment."""
 
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 """For how long after the end of a channel another one that is refused is tried again: sshd counts a session until what ran
 there has ended too."""
 
@@ -66,6 +66,10 @@ class Connection:
         self._refused: MerError | None = None
         """What the last try ended by, if it failed."""
         self._channels = asyncio.Semaphore(MAX_CHANNELS)
+        self._used = 0
+        """How many of them are, those that are being opened included."""
+        self._unused = asyncio.Event()
+        self._unused.set()
         self._tasks = asyncio.Semaphore(MAX_TASKS)
         self._open_channels: set[ChannelSession] = set()
         self._left: set[asyncio.Task[tuple[Any, Any]]] = set()
@@ -98,10 +102,12 @@ class Connection:
                 await self._channels.acquire()
         except TimeoutError:
             raise Busy(f"{self.target.name} runs {MAX_CHANNELS} workers, and none of them ended") from None
+        self._used += 1
+        self._unused.clear()
         try:
             session = await self._execute(line)
         except BaseException:
-            self._channels.release()
+            self._give_back()
             raise
         self._open_channels.add(session)
         session.when_ended(lambda: self._release(session))
@@ -118,6 +124,10 @@ class Connection:
                 assert session.channel is not None
                 session.channel.abort()
                 self._ended_at = asyncio.get_running_loop().time()
+
+    async def idle(self) -> None:
+        """Wait until no worker has a channel of it."""
+        await self._unused.wait()
 
     async def aclose(self) -> None:
         """Close it, and every channel."""
@@ -161,8 +171,14 @@ class Connection:
 
     def _release(self, session: ChannelSession) -> None:
         self._open_channels.discard(session)
-        self._channels.release()
+        self._give_back()
         self._ended_at = asyncio.get_running_loop().time()
+
+    def _give_back(self) -> None:
+        self._channels.release()
+        self._used -= 1
+        if not self._used:
+            self._unused.set()
 
     async def _execute(self, line: str) -> ChannelSession:
         lost, patient = False, self._ended_at + LINGER_SECONDS

@@ -229,6 +229,10 @@ class SshHost(Host):
         if self._connection.alive:
             await self._sweep()
 
+    async def idle(self) -> None:
+        """Wait until no worker has a channel of the connection."""
+        await self._connection.idle()
+
     async def aclose(self) -> None:
         """Close the connection."""
         for sweeping in self._sweeping:
