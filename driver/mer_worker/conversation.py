@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 from mer_worker.credit import size_of
@@ -70,6 +71,7 @@ class Conversation:
         "logs",
         "memory",
         "most_body",
+        "naming",
         "outgoing",
         "peer",
         "pulse",
@@ -95,8 +97,10 @@ class Conversation:
         self.incoming = Incoming(Kind.INFER, "buffer", writable=False)
         """Heads of requests that the driver has named."""
         self.outgoing: Outgoing | None = None
-        """Names heads of results; None: the driver knows no templates. Only what the main thread sends may use it, since
-        frames with templates have to leave in the order in which they were made."""
+        """Names heads of results; None: the driver knows no templates. Frames with templates have to leave in the order in
+        which they were made: the main thread alone uses it, or who holds `naming`."""
+        self.naming = threading.RLock()
+        """Held from before a head is named until its frame is sent, where several threads answer. Undisturbed, as a channel."""
         self.source: Source
         """Where frames come from."""
         self.shortcut: Callable[[Source], None] | None = None

@@ -6,7 +6,7 @@ wait for its reader; what its reader has taken it grants again, by halves, so th
 
 from __future__ import annotations
 
-from mer_worker.wire import Flag, Kind, WireError, dump, pack
+from mer_worker.wire import HEADER_BYTES, Flag, Kind, WireError, dump, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ def weight_of(encoded: Encoded, opening: Bytes) -> int:
     if opening[1] & Flag.SHARED:
         return sum(map(len, encoded.segments))
     return int.from_bytes(opening[24:32], "little")
+
+
+def weight_of_frame(frame: bytes) -> int:
+    """Return the bytes that a part counts whose whole frame was made by a form (mer_worker.templates)."""
+    # a shared one ends with the length of its only segment
+    return int.from_bytes(frame[-8:], "little") if frame[1] & Flag.SHARED else len(frame) - HEADER_BYTES
 
 
 class Credit:

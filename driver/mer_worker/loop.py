@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from mer_worker.channel import Channel
 from mer_worker.context import Context
@@ -182,6 +183,7 @@ class Worker:
                 os.dup2(nothing, descriptor, inheritable=False)
         os.close(nothing)
         self._channel.renew()
+        self._conversation.naming = threading.RLock()  # whose thread is not there any more
         self._conversation.logs.request = 0  # what it prints goes to fd 2
         if self._conversation.logs.several is not None:
             self._conversation.logs.several.forget()

@@ -16,7 +16,7 @@ from mer_worker.dtypes import NUMPY_NAMES, STRING
 from mer_worker.layout import read_head
 from mer_worker.shared import SHARED_FROM
 from mer_worker.tensors import Buffer
-from mer_worker.wire import ALIGNMENT, HEADER_BYTES, MAX_BODY_BYTES, Flag, Frame, WireError
+from mer_worker.wire import ALIGNMENT, HEADER_BYTES, MAX_BODY_BYTES, Flag, Frame, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ REST = 24
 """Where a frame of a form goes on after these as the form says: body length, table, zeros."""
 FIRST = HEADER_BYTES + ALIGNMENT
 """Where its segment begins."""
+PART = bytes((Kind.PART,))
+"""In place of the first byte of a result's frame: a part of an answer has the forms of a result."""
 UNUSUAL = (LookupError, TypeError, ValueError, AttributeError, BufferError, RuntimeError, struct.error)
 """What making a frame by a form raises for values that have none (RuntimeError: a nested tensor of torch has no shape)."""
 

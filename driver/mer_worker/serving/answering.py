@@ -45,6 +45,8 @@ def inputs_of(flight: Flight, arrays: str, seals: Seals) -> Any:
 def answer(conversation: Conversation, flight: Flight, outputs: Any, seals: Seals) -> tuple[Any, ...]:
     """Return the frame of a result, in pieces; what was staged is held, and the result is its handle.
 
+    It is the next one to be sent of those that may name a head: threads hold Conversation.naming, tasks await nothing.
+
     Raises:
         WireError: the outputs cannot be sent.
     """
@@ -55,7 +57,15 @@ def answer(conversation: Conversation, flight: Flight, outputs: Any, seals: Seal
     if flight.handle:
         seals.keep(flight.handle, outputs)
         return (sealed_frame(flight.handle, flight.request, number=number, meta=told),)
-    return conversation.message(encode(outputs), Kind.RESULT, flight.request, number=number, meta=told)
+    outgoing = conversation.outgoing
+    short = outgoing.frame(flight.request, number, outputs) if outgoing is not None and told is None else None
+    if short is not None:
+        return (short,)
+    encoded = encode(outputs)
+    message = conversation.message(encoded, Kind.RESULT, flight.request, number=number, meta=told, templates=outgoing)
+    if outgoing is not None:
+        outgoing.learn(outputs, encoded.layout)
+    return message
 
 
 def too_many(request: int) -> bytes:

@@ -12,9 +12,10 @@ import threading
 import time
 from collections import deque
 
-from mer_worker.credit import Credit, Window, weight, weight_of
+from mer_worker.credit import Credit, Window, weight, weight_of, weight_of_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
+from mer_worker.templates import PART
 from mer_worker.tensors import encode, values_of
 from mer_worker.wire import U32, Flag, Kind, WireError
 
@@ -86,12 +87,24 @@ class Flow:
             WireError: it cannot be sent. Cancelled: the request was cancelled.
         """
         conversation, request = self._conversation, self._flight.request
-        with Undisturbed(self._interrupts):  # from before memory is taken until it is sent
-            encoded = encode(part)
-            message = conversation.message(encoded, Kind.PART, request, number=self.microseconds())
+        outgoing = conversation.outgoing
+        # from before a head is named, or memory taken, until it is sent
+        with Undisturbed(self._interrupts), conversation.naming:
+            short = None if outgoing is None else outgoing.frame(request, self.microseconds(), part)
+            if short is not None:
+                self._write(PART + short[1:])
+                spent = weight_of_frame(short)
+            else:
+                encoded = encode(part)
+                message = conversation.message(
+                    encoded, Kind.PART, request, number=self.microseconds(), templates=outgoing
+                )
+                self._write(*message)
+                spent = weight_of(encoded, message[0])
+                if outgoing is not None:
+                    outgoing.learn(part, encoded.layout)
             with self._lock:
-                self._credit.spend(weight_of(encoded, message[0]))
-            self._write(*message)
+                self._credit.spend(spent)
 
     def microseconds(self) -> int:
         """Return how long the handler has run, without what it waited for the driver."""

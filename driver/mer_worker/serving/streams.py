@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Mapping
 
 from mer_worker.context import Context
-from mer_worker.credit import Credit, Window, weight, weight_of
+from mer_worker.credit import Credit, Window, weight, weight_of, weight_of_frame
 from mer_worker.failures import error_frame
 from mer_worker.interrupts import Cancelled
 from mer_worker.layout import open_frame
+from mer_worker.templates import PART
 from mer_worker.tensors import encode, values_of
 from mer_worker.tracing import asked
-from mer_worker.wire import HEADER_BYTES, U32, Flag, Kind, WireError
+from mer_worker.wire import U32, Flag, Kind, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from mer_worker.serving.flows import ThreadFlow
     from mer_worker.serving.turn import Turn
     from mer_worker.wire import Bytes, Frame
-
-_PART = bytes((Kind.PART,))
-"""In place of a result's first byte: the forms of frames are those of results (mer_worker.templates)."""
 
 
 def is_parts(outputs: Any) -> bool:
@@ -96,15 +94,14 @@ class Flow:
         try:
             short = None if self._outgoing is None else self._outgoing.frame(self._request, self.microseconds(), part)
             if short is not None:
-                self._write(_PART + short[1:])
+                self._write(PART + short[1:])
             else:
                 self._send_new(part)
         finally:
             if held:
                 interrupts.release()
         if short is not None:
-            shared = short[1] & Flag.SHARED  # then it ends with the length of its only segment
-            self._credit.spend(int.from_bytes(short[-8:], "little") if shared else len(short) - HEADER_BYTES)
+            self._credit.spend(weight_of_frame(short))
 
     def _send_new(self, part: Any) -> None:
         """Send a part by the general way, and have a form for the next one like it. Raises: WireError."""

@@ -133,6 +133,8 @@ class Threads:
         except (WireError, MemoryError, Failure) as error:
             self._channel.send(error_frame(conversation.unreadable(error), request))
             return True
+        message: tuple[Any, ...] = ()
+        outputs = None
         try:
             try:
                 self._begin(flight)
@@ -140,13 +142,20 @@ class Threads:
             finally:
                 self._end(flight)
             del inputs
-            message = answer(conversation, flight, outputs, self._seals)
         except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, SystemExit too
             self._end(flight)
             message = (failure_of(conversation, error, flight, self._seals),)
-        self._flights.end(flight)  # a cancel from here on is too late
-        self._channel.send(*message)
+        with conversation.naming:
+            message = message or self._answer(flight, outputs)
+            self._flights.end(flight)  # a cancel from here on is too late
+            self._channel.send(*message)
         return True
+
+    def _answer(self, flight: Flight, outputs: Any) -> tuple[Any, ...]:
+        try:
+            return answer(self._conversation, flight, outputs, self._seals)
+        except BaseException as error:  # noqa: BLE001 - what the author has given may raise anything
+            return (failure_of(self._conversation, error, flight, self._seals),)
 
     def _outputs(self, flight: Flight, inputs: Any) -> Any:
         """Return the handler's outputs: all of them, or those that come last, after the parts. Or what was staged."""
