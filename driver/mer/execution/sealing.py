@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
 
 from mer.core.actor import Actor
 from mer.core.errors import DeadlineExceeded, HandleUnknown, Interrupted, MerError
@@ -29,6 +29,11 @@ from mer.meal.calls import LogCallback
 from mer.meal.pool import Pool
 from mer.meal.seals import Handle, by_handle, check_keep, seal
 from mer.meal.session import Session
+
+RELEASE_SECONDS = 2.0
+"""What a worker gets to say that it has forgotten inputs, before their end goes on record: the model may compute for hours."""
+
+T = TypeVar("T")
 
 
 class Sealed:
@@ -97,7 +102,7 @@ class Sealing:
         self._trace = trace
         self._waiting: dict[InvocationId, tuple[asyncio.TimerHandle, Sealed]] = {}
         """What was sealed and neither run nor released, and what ends it when its time is over."""
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def seal(
         self,
@@ -211,7 +216,8 @@ class Sealing:
         Raises:
             HandleUnknown: they were run or released before, or their time is over.
         """
-        return await self._let_go(sealed, self._take(sealed), Interrupted("released before it was run"))
+        # a task's: its end is on record though its caller goes
+        return await asyncio.shield(self._letting_go(sealed, Interrupted("released before it was run")))
 
     async def close(self) -> None:
         """End on record what still waits. The workers have ended by then."""
@@ -219,7 +225,7 @@ class Sealing:
             error = Interrupted("its driver ended before it was run")
             with sealed.ending():
                 await self._executor.audit.end(self._take(sealed), outcome=Outcome.CANCELLED, error=error)
-        if self._ending:
+        while self._ending:
             await asyncio.wait(self._ending)
 
     async def _running(
@@ -250,25 +256,30 @@ class Sealing:
         return sealed.started
 
     def _expire(self, sealed: Sealed, seconds: float) -> None:
-        error = DeadlineExceeded(f"the sealed inputs were not run within {seconds:g} s")
-        task = asyncio.get_running_loop().create_task(
-            self._expired(sealed, self._take(sealed), error), name="ending a seal"
-        )
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._letting_go(sealed, DeadlineExceeded(f"the sealed inputs were not run within {seconds:g} s"))
 
-    async def _expired(self, sealed: Sealed, started: Started, error: MerError) -> None:
-        await self._let_go(sealed, started, error)
+    def _letting_go(self, sealed: Sealed, error: MerError) -> asyncio.Task[bool]:
+        return self._spawn(self._let_go(sealed, self._take(sealed), error), "ending a seal")
 
     async def _let_go(self, sealed: Sealed, started: Started, error: MerError) -> bool:
         lost = sealed.session.lost is not None
         with sealed.ending():
-            try:
-                if not sealed.handle.gone:
-                    await sealed.handle.release()
-            except MerError:  # the worker has forgotten it by itself, or ended meanwhile
-                pass
-            finally:
-                self._pool.let_go(sealed.session)
+            await asyncio.wait((self._spawn(self._forget(sealed), "releasing a seal"),), timeout=RELEASE_SECONDS)
             outcome = Outcome.LOST if lost else outcome_of(error)
             return await self._executor.audit.end(started, outcome=outcome, error=error)
+
+    async def _forget(self, sealed: Sealed) -> None:
+        """Have the worker forget what it has: once the model lets it, where it does one thing after the other."""
+        try:
+            if not sealed.handle.gone:
+                await sealed.handle.release()
+        except MerError:  # the worker has forgotten it by itself, or ended meanwhile
+            pass
+        finally:
+            self._pool.let_go(sealed.session)
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
