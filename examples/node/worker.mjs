@@ -435,7 +435,10 @@ async function next() {
     let answer;
     try {
       answer = await running.run(turn, async () => {
-        if (abort.signal.aborted) throw abort.signal.reason;
+        if (abort.signal.aborted) {
+          if (frame.kind === KIND.infer && frame.flags & FLAG.handle) taken(fieldsOf(frame)); // used up all the same
+          throw abort.signal.reason;
+        }
         return work(frame, turn);
       });
     } catch (error) {

@@ -284,6 +284,21 @@ class TestSeals:
             self._run(worker, 20, handle)
             assert (await worker.error(20))["code"] == "no-handle"
 
+    async def test_a_handle_is_used_up_by_a_run_that_is_cancelled_before_it_begins(
+        self, peer: Peer, tmp_path: Path
+    ) -> None:
+        async with bare(peer, tmp_path) as worker:
+            worker.can("seal")
+            worker.say(infer(2, kind=Kind.SEAL))
+            handle = (await worker.result(2)).fields()["handle"]
+            worker.say(infer(3, {"sleep": 0.5}))
+            self._run(worker, 4, handle)
+            worker.control(Kind.CANCEL, 4)
+            await worker.result(3)
+            assert (await worker.error(4))["kind"] == "cancelled"
+            self._run(worker, 5, handle)
+            assert (await worker.error(5))["code"] == "no-handle"
+
     async def test_a_sealed_input_may_be_answered_in_parts(self, peer: Peer, tmp_path: Path) -> None:
         async with bare(peer, tmp_path) as worker:
             worker.can("seal")
