@@ -18,6 +18,7 @@ import pytest
 
 from mer.api import Mer
 from mer.core.records import ServerKind
+from mer.faces.render import progress
 from mer.meal.ssh import knock
 from mer.meal.ssh.knock import Step
 from tests.support import sshd
@@ -118,6 +119,29 @@ async def test_a_ping_ends_at_the_step_that_failed(server, tmp_path, monkeypatch
                 last = json.loads(typed.out)["steps"][-1]
                 assert (last["name"], last["ok"], typed.code) == (step, False, code), typed.out
                 assert "python" not in given or f"mer -a server edit {name} --python" in last["hint"], last
+
+
+async def test_who_waits_for_a_server_sees_what_for(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "WAIT_SECONDS", 0.1)
+    monkeypatch.setitem(knock.SECONDS, Step.HOST_KEY, 1.0)
+    with socket.socket() as silent:
+        silent.bind((sshd.HOST, 0))
+        silent.listen()
+        config = ssh_config(server, tmp_path, known=server.known_hosts_line)
+        async with console(config, tmp_path, terminal=True) as terminal:
+            await registered(terminal.mer, "deaf", address=sshd.HOST, port=silent.getsockname()[1])
+            await register(terminal.mer, tmp_path, "def load():\n    return lambda inputs: inputs\n")
+            await terminal.mer.placements.place(ADA, "model", "deaf")
+            run = await terminal.type("run model -i x=1")
+            assert "waiting for deaf: host key" in run.err
+            assert run.err.rpartition("\x1b[K")[2].startswith("error: deaf, host key: ")  # the line has gone
+            assert "waiting" not in (await terminal.type("run model -i x=1 --json")).err
+            pinged = await terminal.type("server ping deaf")
+            assert "\rdeaf  host key …\x1b[K" in pinged.err
+            pinged = await terminal.type("server ping --all")
+            assert "\rdeaf  host key …\x1b[K\n\rlocal  ok\x1b[K" in pinged.err
+            terminal.terminal = False
+            assert "waiting" not in (await terminal.type("run model -i x=1")).err
 
 
 async def test_an_interpreter_with_a_strange_path_is_found(server, tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mer.faces.render import live
 from mer.faces.render.console import Console
 from mer.faces.render.live import MOST_LINES, LiveLines
 from tests.support.typing_in import Stream
+from tests.support.workers import until
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,28 @@ def test_each_name_keeps_its_line_and_the_picture_is_taken_away():
     assert pictures[2].startswith("\x1b[2A\rgpu1  connect ok\x1b[K\n")
     assert pictures[3] == "\x1b[2A"
     assert max(len(line) for line in pictures[2].replace("\x1b[K", "").replace("\x1b[2A", "").split("\n")) <= 40
+
+
+async def test_what_is_said_right_after_a_picture_is_drawn_too(monkeypatch):
+    monkeypatch.setattr(live, "PAUSE_SECONDS", 0.05)
+    drawn, error = console()
+    with LiveLines(drawn) as lines:
+        lines("gpu1", "connect …")
+        lines("gpu1", "host key …")
+        await until(lambda: "host key" in error.text)
+        lines("gpu1", "authenticate …")
+    await asyncio.sleep(0.1)
+    assert "authenticate" not in error.text  # the picture was taken away before that
+
+
+async def test_no_picture_is_drawn_over_a_question():
+    drawn, error = console()
+    with LiveLines(drawn) as lines:
+        with drawn.asking():
+            lines("gpu1", "authenticate …")
+        assert error.text == ""
+        lines("gpu1", "worker …")
+        assert "worker" in error.text
 
 
 def test_a_picture_is_never_higher_than_a_terminal():

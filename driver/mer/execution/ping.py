@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from mer.core.errors import MerError
+from mer.core.progress import waiting
 from mer.core.records import MAX_PAGE, Server, ServerKind
 from mer.dal.base import Store
 from mer.dal.paging import every
@@ -99,7 +100,10 @@ class Ping:
             if told is not None:
                 told(step)
 
-        await host.examine(found)
+        try:
+            await host.examine(found)
+        finally:
+            waiting(host.name, "")
         return steps
 
     async def model(self, reference: str, *, on: str | None = None) -> list[Step]:

@@ -103,7 +103,7 @@ class Face:
         """
         mer = await self.access.mer()
         if self.stdin_terminal and self.console.error_terminal:
-            mer.secrets.ask = _ask_secret
+            mer.secrets.ask = self._ask_secret
         return mer
 
     async def confirm(self, question: str, *, yes: bool) -> None:
@@ -129,8 +129,8 @@ class Face:
         else:
             self.console.result(text(), end="")
 
+    async def _ask_secret(self, question: str) -> str:
+        from mer.faces.asking import ask  # prompt-toolkit is for who is asked
 
-async def _ask_secret(question: str) -> str:
-    from mer.faces.asking import ask  # prompt-toolkit is for who is asked
-
-    return await ask(question, secret=True)
+        with self.console.asking():
+            return await ask(question, secret=True)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mer.core.errors import Interrupted, MerError, UsageError
-from mer.core.progress import CURRENT
+from mer.core.progress import CURRENT, WAITS
 from mer.faces.face import Face
 from mer.faces.render.console import OutputClosed
 from mer.faces.render.progress import Waiting
@@ -24,13 +24,21 @@ class Ending:
 def start(root: click.Group, words: Sequence[str], face: Face, *, name: str) -> Awaitable[int | None] | None:
     """Parse and call a command; return what is still to be awaited of it."""
     with root.make_context(name, list(words), obj=face) as context:
-        CURRENT.set(Waiting(face.console))  # for whatever the command waits for: its tasks inherit it
+        waiting = Waiting(face.console)
+        CURRENT.set(waiting)  # for whatever the command waits for: its tasks inherit it
+        WAITS.set(waiting.waits)
         result: Any = root.invoke(context)
     if not isinstance(result, Awaitable):
         return None
     from mer.faces.suggestions import suggesting
 
-    return suggesting(result, face, words)
+    return _shown(suggesting(result, face, words), waiting)
+
+
+async def _shown(awaited: Awaitable[int | None], waiting: Waiting) -> int | None:
+    """Await a command; what it waited for is seen no longer than that."""
+    with waiting:
+        return await awaited
 
 
 @contextlib.contextmanager

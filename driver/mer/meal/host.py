@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -136,6 +137,11 @@ class Host(ABC):
     def choice_of_python(self) -> str | None:
         """The command that names another interpreter for its workers; None where there is none."""
         return None
+
+    def waiting(self, step: str) -> contextlib.AbstractContextManager[object]:
+        """Let it be seen that this step is waited for within the block; on this machine nothing is: it is there at once."""
+        del step
+        return contextlib.nullcontext()
 
     async def address(self) -> Mapping[str, AddressValue]:
         """Return what takes effect when it is reached; nothing where there is no way to it. Raises: ConfigurationError."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import mer_worker
 from mer.core.errors import ServerUnreachable
+from mer.core.progress import waiting
 from mer.folders import own_folder
 from mer.meal.findings import Found, of_facts
 from mer.meal.host import Host, Launch, Probe
@@ -112,6 +113,7 @@ class LocalHost(Host):
     async def examine(self, found: Found) -> None:
         """Look at this machine: what a worker would find here."""
         await super().examine(found)
+        waiting(self.name, "GPUs")  # of what follows, the one that may take long
         cache = own_folder(self._cache)
         began = time.monotonic_ns()
         facts = await asyncio.to_thread(probe, str(cache), {})

@@ -69,22 +69,23 @@ async def _start_once(
         Busy: another driver has the device.
     """
     launch = await host.prepare()
-    try:
-        stream = await host.open(launch)
-    except BaseException:
-        await asyncio.shield(host.kill(launch))
-        raise
-    left = max(0.0, patience.deadline - asyncio.get_running_loop().time())
-    kind = Session if plan.spec.batch is None else BatchingSession
-    session = await kind.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
+    with host.waiting("worker"):
+        try:
+            stream = await host.open(launch)
+        except BaseException:
+            await asyncio.shield(host.kill(launch))
+            raise
+        left = max(0.0, patience.deadline - asyncio.get_running_loop().time())
+        kind = Session if plan.spec.batch is None else BatchingSession
+        session = await kind.start(stream, arrays=arrays, on_log=on_log, seconds=min(HELLO_SECONDS, left))
     if isinstance(session, BatchingSession) and plan.spec.batch is not None:
         session.batch = plan.spec.batch
     session.ladder.in_order = plan.spec.concurrency == 1
     try:
         _require_limits(session, plan)
-        with patience.stopped():
+        with patience.stopped(), host.waiting("content"):
             fields = await host.stage(session, plan, deadline=patience.deadline)
-        with span("load"):
+        with span("load"), host.waiting("load"):
             await session.load(fields, deadline=patience.deadline, on_log=on_log)
     except ModelFailed as error:
         error.hint = error.hint or hint_for(error, host=host, session=session)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 
 import click
 
+from mer.core.progress import WAITS, Wait
 from mer.execution.ping import Step
 from mer.faces.face import Face
+from mer.faces.render.console import Console
+from mer.faces.render.live import LiveLines
 from mer.faces.render.table import Column
 
 COLUMNS = (
@@ -24,6 +29,35 @@ SERVER_COLUMNS = (
     Column("failed at", whole=True, spare=True),
     Column("detail"),
 )
+
+
+class Looks:
+    """The picture of looks at servers while they go on: of each the step that it waits for, then how the look ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = LiveLines(console)
+        self._ends: dict[str, str] = {}
+        self._seen: contextvars.Token[Wait | None] | None = None
+
+    def __enter__(self) -> Looks:
+        self._seen = WAITS.set(self._waits)
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._seen is not None
+        WAITS.reset(self._seen)
+        self._live.__exit__(kind, error, traceback)
+
+    def ended(self, server: str, step: Step) -> None:
+        """Hear of a step that has ended."""
+        if self._ends.get(server, "ok") == "ok":  # the first that fails is what counts
+            self._ends[server] = "ok" if step.ok else f"{step.name} failed"
+
+    def _waits(self, server: str, step: str) -> None:
+        self._live(server, f"{step} …" if step else self._ends.get(server, ""))
 
 
 def show_steps(face: Face, steps: Sequence[Step]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from mer.core.actor import Guest, check_guest
 from mer.core.errors import MerError, UsageError
+from mer.core.progress import unseen
 from mer.core.references import check_name
 from mer.faces.commands.tree import ENTRIES, Verb
 from mer.faces.face import Face
@@ -44,6 +45,7 @@ async def command(face: Face, actor: str, allowed: str | None) -> None:
     # whatever .env says of the owner's own console
     face.access.flags = {**face.access.flags, "allow_changes": False, "auditor": False}
     face.access.guest = guest
+    unseen()  # which of the owner's servers is waited for is his own affair
     try:
         try:
             request = parse(line)

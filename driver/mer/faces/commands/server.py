@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -10,7 +11,6 @@ import click
 from mer.core.errors import ConfigurationError, UsageError
 from mer.core.hops import MAX_HOPS
 from mer.core.records import ServerKind
-from mer.execution.ping import Step
 from mer.faces.commands.options import (
     describing,
     label_changes,
@@ -20,12 +20,11 @@ from mer.faces.commands.options import (
     unlabelling,
     yes,
 )
-from mer.faces.commands.pings import show_servers, show_steps
+from mer.faces.commands.pings import Looks, show_servers, show_steps
 from mer.faces.commands.server_view import question_of, row, show_import, show_keys, show_server
 from mer.faces.commands.tree import ENTRIES, Noun
 from mer.faces.face import Face
 from mer.faces.render.listing import show_page
-from mer.faces.render.live import LiveLines
 from mer.faces.render.table import Column
 from mer.faces.render.text import counted
 from mer.meal.host import HostKey
@@ -166,12 +165,12 @@ async def ping(face: Face, name: str | None, everything: bool) -> None:
         raise UsageError("a server is meant, or --all")
     mer = await face.mer()
     if name is not None:
-        with LiveLines(face.console) as live:
-            steps = await mer.ping_server(name, told=lambda step: live(name, _progress(step)))
+        with Looks(face.console) as looks:
+            steps = await mer.ping_server(name, told=partial(looks.ended, name))
         show_steps(face, steps)
         return
-    with LiveLines(face.console) as live:
-        found = await mer.ping_servers(told=lambda server, step: live(server, _progress(step)))
+    with Looks(face.console) as looks:
+        found = await mer.ping_servers(told=looks.ended)
     show_servers(face, found)
 
 
@@ -217,10 +216,6 @@ async def import_servers(face: Face, pattern: str, plan: bool) -> None:
     found = await (mer.addresses.planned(pattern) if plan else mer.addresses.take_in(mer.actor, pattern))
     face.access.changed()
     show_import(face, found, planned=plan)
-
-
-def _progress(step: Step) -> str:
-    return f"{step.name} {'ok' if step.ok else 'failed'}"
 
 
 @command.command()

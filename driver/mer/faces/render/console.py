@@ -50,6 +50,10 @@ class Console:
         """Whether results are read by a person."""
         self.error_terminal = stderr.isatty()
         self._columns = environ.get("COLUMNS", "")
+        self._drawn = False
+        """Whether a line of progress stands on the terminal."""
+        self.asks = False
+        """Whether a person is asked something there: nothing is drawn over the question."""
 
     def for_line(self) -> Console:
         """Return a console of the same streams, whose options one line of the REPL may change for itself."""
@@ -80,6 +84,7 @@ class Console:
 
     def raw(self, content: bytes) -> None:
         """Write bytes to stdout as they are."""
+        self.progress("")
         self.flush()
         with self._translated(self.stdout):
             self.stdout.buffer.write(content)
@@ -128,10 +133,24 @@ class Console:
         return write
 
     def progress(self, line: str) -> None:
-        """Draw a line over the one drawn before; an empty one takes it away."""
+        """Draw a line over the one drawn before; an empty one takes it away, as does whatever else is written."""
+        if self.asks or not (line or self._drawn):
+            return
+        self._drawn = False
         self._write(self.stderr, f"\r{cut(line, self.width - 1)}\x1b[K")
+        self._drawn = bool(line)
         with self._translated(self.stderr):
             self.stderr.flush()
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Draw nothing within the block: a person is asked something."""
+        self.progress("")
+        self.asks = True
+        try:
+            yield
+        finally:
+            self.asks = False
 
     def picture(self, lines: Sequence[str], *, over: int) -> None:
         """Draw lines over the `over` lines of the picture before."""
@@ -219,6 +238,8 @@ class Console:
             os.close(nowhere)
 
     def _write(self, stream: TextIO, text: str) -> None:
+        if self._drawn:
+            self.progress("")
         with self._translated(stream):
             stream.write(text)
 

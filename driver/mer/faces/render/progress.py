@@ -6,9 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from mer.core.errors import Interrupted
 from mer.faces.render.console import Console, OutputClosed
+from mer.faces.render.text import visible
+
+if TYPE_CHECKING:
+    import asyncio
 
 PAUSE_SECONDS = 0.1
 """Between two pictures of the line: faster than that nobody reads, and a slow SSH line would hold the work up."""
@@ -103,22 +108,68 @@ class Waiting:
         self._console = console
         self._monotonic = monotonic
         self._begun: dict[str, float] = {}
+        self._steps: dict[str, str] = {}
+        """Of each server that is waited for, the step."""
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._last = 0.0
         self._drawn = ""
+        self._closed = False
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closed = True  # a worker may go on being started, for nobody, while the REPL has its prompt
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._drawn:
+            self._draw("")
+
+    def waits(self, server: str, step: str) -> None:
+        """Show what is waited for there, once it has taken WAIT_SECONDS; "": nothing is any more."""
+        what = f"waiting for {server}"
+        if not step:
+            self._steps.pop(what, None)
+            self._over(what)
+        elif self._shown():
+            first, now = what not in self._steps, self._monotonic()
+            self._steps[what] = step
+            if now - self._begun.setdefault(what, now) >= WAIT_SECONDS:
+                self._drawn = what
+                self._draw(visible(f"{what}: {step}"))
+            elif first:
+                import asyncio  # it is there already: without a loop nobody waits
+
+                self._timers[what] = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._due, what)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that so many of so many bytes are done, once it has taken WAIT_SECONDS; none of none: it is over."""
-        if not self._console.error_terminal or self._console.json:
+        if not self._shown():
             return
         now = self._monotonic()
         if not total:
-            self._begun.pop(what, None)
-            if self._drawn == what:
-                self._drawn = ""
-                self._draw("")
+            self._over(what)
         elif now - self._begun.setdefault(what, now) >= WAIT_SECONDS and now - self._last >= PAUSE_SECONDS:
             self._last, self._drawn = now, what
             self._draw(f"{_bar(done, total)}{what} {done // _MIB}/{-(-total // _MIB)} MiB")
+
+    def _shown(self) -> bool:
+        return self._console.error_terminal and not self._console.json and not self._closed
+
+    def _due(self, what: str) -> None:
+        if self._shown() and not self._drawn:
+            self._drawn = what
+            self._draw(visible(f"{what}: {self._steps[what]}"))
+
+    def _over(self, what: str) -> None:
+        self._begun.pop(what, None)
+        if (timer := self._timers.pop(what, None)) is not None:
+            timer.cancel()
+        if self._drawn == what:
+            self._drawn = ""
+            self._draw("")
 
     def _draw(self, line: str) -> None:
         with contextlib.suppress(OutputClosed):  # nobody looks any more: the work goes on

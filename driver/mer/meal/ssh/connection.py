@@ -11,9 +11,10 @@ from typing import Any
 import asyncssh
 
 from mer.core.errors import Busy, MerError, ServerUnreachable
+from mer.core.progress import waits
 from mer.meal.hosts import MAX_HANDSHAKES
 from mer.meal.ssh.address import Target
-from mer.meal.ssh.knock import Told
+from mer.meal.ssh.knock import Step, Told
 from mer.meal.ssh.reaching import Dropped, reach
 from mer.meal.ssh.stream import WINDOW, ChannelSession
 
@@ -240,7 +241,7 @@ class Connection:
         for tries in range(1, TRIES + 1):
             try:
                 async with self._handshakes:
-                    made = await reach(self.target, told=self._told)
+                    made = await self._reached()
             except Dropped as error:
                 if tries == TRIES:
                     raise ServerUnreachable(
@@ -254,6 +255,18 @@ class Connection:
                 self.host_key = None if key is None else key.get_fingerprint()
                 return made
         raise AssertionError
+
+    async def _reached(self) -> asyncssh.SSHClientConnection:
+        """Connect once, and let each step be seen while it is waited for."""
+        if self._told is not None:
+            return await reach(self.target, told=self._told)
+        with waits(self.target.name, Step.RESOLVE) as show:
+
+            def told(step: Step, found: str | None) -> None:
+                if found is None:
+                    show(step)
+
+            return await reach(self.target, told=told, looks_up=False)
 
 
 def _said(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mer.core.errors import MerError, ServerUnreachable
+from mer.core.progress import waiting
 from mer.meal import findings
 from mer.meal.findings import Finding, Found
 from mer.meal.host import Launch
@@ -38,7 +39,8 @@ class Examined(Protocol):
 class Examination:
     """One look. What failed ends it, and is the last finding."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, name: str, found: Found) -> None:
+        self._name = name
         self._found = found
         self._step = Step.RESOLVE.value
         self._began = time.monotonic_ns()
@@ -88,6 +90,7 @@ class Examination:
 
     def _begin(self, step: str) -> None:
         self._step, self._began = step, time.monotonic_ns()
+        waiting(self._name, step)
 
     def _done(self, detail: str) -> None:
         self._found(Finding(step=self._step, microseconds=self._lap(), detail=detail))

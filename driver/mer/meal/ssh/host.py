@@ -13,6 +13,7 @@ from typing import Any
 import asyncssh
 
 from mer.core.errors import MerError, ServerUnreachable
+from mer.core.progress import waits
 from mer.meal.bootstrap import FAR_START, START, Noticed, archive, command, notice
 from mer.meal.findings import Found
 from mer.meal.host import AddressValue, Freed, Host, HostKey, Launch, Probe
@@ -85,7 +86,7 @@ class SshHost(Host):
 
     async def examine(self, found: Found) -> None:
         """Look at it step by step, over a connection of its own, until one fails."""
-        examination = Examination(found)
+        examination = Examination(self.name, found)
         connection = self._connection.another(told=examination.told)
         other = SshHost(self.name, connection, python=self._python, shared_cache=self._shared_cache)
         try:
@@ -189,6 +190,10 @@ class SshHost(Host):
     def choice_of_python(self) -> str:
         """That of its record."""
         return f"mer -a server edit {self.name} --python /PATH/TO/python3"
+
+    def waiting(self, step: str) -> contextlib.AbstractContextManager[object]:
+        """Let it be seen."""
+        return waits(self.name, step)
 
     async def address(self) -> Mapping[str, AddressValue]:
         """Return what takes effect when it is reached, and where each value came from."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from mer.core.errors import ConfigurationError, MerError, NotAllowed, ProtocolMismatch, ServerUnreachable
 from mer.core.lent import RUNNER, digests
+from mer.core.progress import waiting
 from mer.meal.findings import Finding, Found
 from mer.meal.host import Freed, Launch, Probe
 from mer.meal.plan import WorkerPlan
@@ -52,7 +53,7 @@ class LentHost(SshHost):
 
     async def examine(self, found: Found) -> None:
         """Look at the way in, and at the lender's MER behind it."""
-        examination = Examination(found)
+        examination = Examination(self.name, found)
         other = LentHost(self.name, self._connection.another(told=examination.told))
         try:
             await examination.reached(other)
@@ -67,11 +68,13 @@ class LentHost(SshHost):
             await other.aclose()
 
     async def _examine_lender(self, found: Found) -> None:
+        waiting(self.name, "worker")
         began = time.monotonic_ns()
         session = await Session.start(await self.open(await self.prepare()), seconds=WORKER_SECONDS)
         try:
             took = (time.monotonic_ns() - began) // 1000
             found(Finding(step="worker", microseconds=took, detail=f"lends by {VIA}, and says hello"))
+            waiting(self.name, "round trip")
             trips = [(await session.pulse(seconds=WORKER_SECONDS)).answered for _ in range(PINGS)]
             found(Finding(step="round trip", microseconds=round(min(trips) * 1e6)))
         finally:

@@ -63,8 +63,8 @@ class Shown(NamedTuple):
     knock: Knock
 
 
-async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClientConnection:
-    """Connect, and log in. `told` hears of each step, for the last machine.
+async def reach(target: Target, *, told: Told | None = None, looks_up: bool = True) -> asyncssh.SSHClientConnection:
+    """Connect, and log in. `told` hears of each step, for the last machine; `looks_up`: of the name as a step of its own.
 
     Raises:
         ServerUnreachable: with the step that failed. Dropped: another try may do.
@@ -75,8 +75,10 @@ async def reach(target: Target, *, told: Told | None = None) -> asyncssh.SSHClie
     if told is not None:
         told(Step.RESOLVE, None)
     address = await address_of(target)
-    if told is not None:
+    if told is not None and looks_up:
         await _resolved(target, address, told)
+    elif told is not None and address.jump.value:
+        told(Step.JUMP, None)
     knock = await _knocked(target, address, told=told)
     tunnel = await _tunnel(target, address, depth=0)
     if told is not None:
