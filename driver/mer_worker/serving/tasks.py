@@ -304,6 +304,8 @@ class _Steps:
             interrupts.end()
             self._flight.interrupted = True
             raise
+        finally:
+            del error  # its traceback has this frame: a circle, which would keep what the handler held
 
     def close(self) -> None:
         self._coroutine.close()
