@@ -50,8 +50,6 @@ _REFUSABLE = frozenset({Kind.INFER, Kind.SEAL})
 
 A run by handle may not: its inputs are here, and there are no more of them than handles."""
 
-_PUSHED = frozenset({Kind.HAVE, Kind.PUT})
-
 
 class Patrol(Hearing):
     """The thread over the one stream."""
@@ -71,7 +69,7 @@ class Patrol(Hearing):
         cache: Optional[Cache],
         silence: float,
     ) -> None:
-        """Read `source` while nobody else does; `cache` takes what is pushed by digest, whatever the main thread does.
+        """Read `source` while nobody else does; `cache` hears of cancels, which may be of what is pushed by digest.
 
         After `silence` seconds a driver that says nothing is taken for gone; 0: only the end of its stream tells that.
         """
@@ -141,9 +139,7 @@ class Patrol(Hearing):
                 self._interrupts.cancel(frame.request)
                 if self._cache is not None:
                     self._cache.cancel(frame)
-            elif kind in _PUSHED and self._cache is not None:
-                self._cache.take(frame)
-            else:
+            elif not self._source.pushes(frame):
                 self._hand_on(frame)
         return bool(count)
 

@@ -181,12 +181,22 @@ class SharedSource:
             for frame in self._decoder.received(count):
                 self._keep(frame)
 
+    def pushes(self, frame: Frame) -> bool:
+        """Tell whether a frame that was read just now pushes content, and hand it on if so.
+
+        Whoever reads does that, while nobody else does: two who hand on could change their order, or that of a cancel.
+        Before the driver's hello nothing is pushed: the main thread refuses it.
+        """
+        if frame.kind == Kind.HELLO:
+            self._greeted = True
+        elif self._cache is not None and self._greeted and frame.kind in _PUSHED:
+            self._cache.take(frame)
+            return True
+        return False
+
     def _keep(self, frame: Frame) -> None:
-        if self._cache is not None and self._greeted and frame.kind in _PUSHED:
-            self._cache.take(frame)  # here, where nobody else reads: two who hand on could change their order
-            return
-        self._greeted = self._greeted or frame.kind == Kind.HELLO
-        self._backlog.put(frame)
+        if not self.pushes(frame):
+            self._backlog.put(frame)
 
 
 def _is_request(data: bytes) -> bool:
