@@ -13,7 +13,17 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 
 from mer.audit.bodies import Subject, Timings
-from mer.core.errors import NOT_LET_IN, Busy, ContentUnwritable, DeadlineExceeded, MerError, WorkerLost
+from mer.core.errors import (
+    NOT_LET_IN,
+    Busy,
+    ConfigurationError,
+    ContentUnwritable,
+    DeadlineExceeded,
+    MerError,
+    PackageInvalid,
+    WeightsInvalid,
+    WorkerLost,
+)
 from mer.core.identifiers import uuid7
 from mer.core.records import ServerKind
 from mer.core.trace import CURRENT
@@ -27,6 +37,12 @@ from mer.meal.pool import Pool
 from mer.meal.pooled import key_of
 from mer.meal.session import Session
 from mer.registry.resolve import Candidate, Resolved
+
+THE_SERVERS = (*NOT_LET_IN, Busy, ContentUnwritable, ConfigurationError)
+"""Errors that are a server's own, so that another one may do: its record or the ssh_config, too, say how that one is reached."""
+
+THE_MODELS = (PackageInvalid, WeightsInvalid)
+"""Kinds of ConfigurationError, and yet the same on every server."""
 
 
 class Workers:
@@ -123,9 +139,9 @@ class Workers:
             if took and not workplace.host.reached:  # it was being started, and there was no way there yet
                 self._choice.failed(server)
             raise DeadlineExceeded("the deadline passed before a worker was ready") from error
-        except (*NOT_LET_IN, Busy, ContentUnwritable) as error:
-            if isinstance(error, Busy) and not took:
-                raise  # it is this driver's own queue that is full: that is no server's fault
+        except THE_SERVERS as error:
+            if isinstance(error, THE_MODELS) or (isinstance(error, Busy) and not took):
+                raise  # of the second kind: it is this driver's own queue that is full, which is no server's fault
             timings.start_us += round((self._monotonic() - began) * 1e6)
             self._choice.failed(server)
             if not await self._elsewhere(prepared, error):
