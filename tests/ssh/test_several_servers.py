@@ -18,10 +18,19 @@ import pytest
 
 from mer.api import Mer
 from mer.audit.bodies import Bodies, Subject
-from mer.core.errors import Busy, DeadlineExceeded, ServerUnreachable, UsageError, WorkerLost
+from mer.core.errors import (
+    Busy,
+    ConfigurationError,
+    DeadlineExceeded,
+    PackageInvalid,
+    ServerUnreachable,
+    UsageError,
+    WorkerLost,
+)
 from mer.core.identifiers import uuid7
 from mer.core.records import AccessFilter, InvocationId, LeaseId, ServerKind
 from tests.support import sshd
+from tests.support.passwords import ByPassword, listening
 from tests.support.registry import ADA
 from tests.support.running import register, running
 from tests.support.typing_in import Terminal, environ_of
@@ -178,6 +187,38 @@ async def test_one_whose_disk_takes_nothing_sends_the_invocation_on(tmp_path: Pa
             assert (result.server, [each.code for each in result.failed_attempts]) == ("local", ["content-unwritable"])
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_one_whose_own_configuration_is_wrong_sends_the_invocation_on(
+    server: sshd.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "keyring", None)  # it cannot be imported
+    async with listening(ByPassword, server.folder / "host_key") as port:
+        config = sshd.operator(server, port=port).config
+        async with running(tmp_path, ssh_config=str(config)) as m:
+            await register(m, tmp_path, ECHO)
+            parameters = {"address": sshd.HOST, "port": port, "password_from": "keyring:gpu1/ada"}
+            await m.servers.register(ADA, "gpu1", kind=ServerKind.SSH, parameters=parameters)
+            await place(m, "gpu1", *([] if alone else ["local"]))
+            if alone:
+                with pytest.raises(ConfigurationError, match="no keyring library"):
+                    await m.run("model", {"x": 1})
+                return
+            await busy(m, "local")
+            result = await m.run("model", {"x": 1})
+            assert result.server == "local"
+            assert [(each.server, each.code) for each in result.failed_attempts] == [("gpu1", "configuration-error")]
+
+
+async def test_a_package_that_no_server_can_load_is_tried_once(server: sshd.Sshd, tmp_path: Path) -> None:
+    async with driver(server, tmp_path) as m:
+        await register(m, tmp_path, "x = 1")
+        await far(m, server, "gpu1")
+        await place(m, "gpu1", "local")
+        with pytest.raises(PackageInvalid):
+            await m.run("model", {"x": 1})
+        assert (await bodies(m, "finished"))[-1]["attempts"] == 1
+
+
 async def test_one_that_has_no_room_for_a_worker_sends_the_invocation_on(tmp_path: Path) -> None:
     if not sshd.available():
         pytest.skip("no sshd here")
@@ -292,9 +333,10 @@ async def test_a_connection_that_is_cut_in_the_middle_is_lost_unless_the_model_a
                 result = await run
                 assert (result.server, [each.code for each in result.failed_attempts]) == ("local", ["worker-lost"])
             else:
-                with pytest.raises(WorkerLost, match="cannot be reached any more") as caught:
+                with pytest.raises(WorkerLost, match="the worker on gpu1 cannot be reached any more") as caught:
                     await run
                 assert caught.value.exit_code == 125
+                assert "run --retry" in (caught.value.hint or "")
         finished = (await bodies(m, "finished"))[-1]
         expected = ("succeeded", 2, "local") if retry else ("lost", 1, "gpu1")
         assert (finished["outcome"], finished["attempts"], finished["server"]) == expected

@@ -7,11 +7,14 @@ import pytest
 from mer.core.errors import (
     AuthenticationFailed,
     Busy,
+    DeadlineExceeded,
     HostKeyRefused,
     MerError,
     ModelFailed,
     NotAllowed,
+    RunTooLong,
     ServerUnreachable,
+    WorkerLost,
 )
 from mer.execution.ping import Step
 from mer.faces.serve_ssh.refusals import OWNERS, for_guest
@@ -26,6 +29,8 @@ HIDDEN = "gpu7"
         AuthenticationFailed(f"{HIDDEN}, authenticate: it does not let ada in", hint=f"server edit {HIDDEN}"),
         HostKeyRefused(f"the key of {HIDDEN} has changed", hint=f"mer -a server trust {HIDDEN}"),
         ServerUnreachable(f"{HIDDEN}, connect: Connection refused", hint=f"mer server show {HIDDEN}"),
+        WorkerLost(f"the worker on {HIDDEN} cannot be reached any more: Connection lost", hint="run --retry"),
+        DeadlineExceeded(f"the worker of {HIDDEN}/model:1 was not loaded within 60 s"),
         Busy(f"{HIDDEN} opens no session beside the 8 that it has", hint="MaxSessions of its sshd_config"),
     ],
 )
@@ -44,6 +49,7 @@ def test_a_model_that_failed_is_told_without_what_its_owner_could_do():
 
 
 def test_what_a_guest_did_wrong_is_told_whole():
+    assert for_guest(RunTooLong("the run took longer than its limit of 2 s")).message.endswith("limit of 2 s")
     told = for_guest(NotAllowed("'log' is not lent", hint="This key may be used for `run MODEL`"))
     assert (told.message, told.hint) == ("'log' is not lent", "This key may be used for `run MODEL`")
 

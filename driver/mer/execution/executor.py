@@ -156,6 +156,8 @@ class Executor:
                     self._pool.give_back(warm, printed, settled=settled)
         except BaseException as error:  # every end of a started invocation goes on record, Ctrl-C and bugs included
             if not (retry and isinstance(error, WorkerLost) and (warm is not None or prepared.given)):
+                if warm is not None or prepared.given:
+                    hint_at_retry(error)
                 await audit.end(started, outcome=outcome_of(error), error=told(error))
                 raise
             reply, route = await self._once_more(started, error, deadline), prepared.route
@@ -283,6 +285,12 @@ def spent(timings: Timings, run_us: int, seconds: float) -> None:
     """Note what a call of so many seconds was spent on, if its worker has told how long the model ran."""
     if run_us:  # else all of it may have been the model's
         timings.run_us, timings.transfer_us = run_us, max(0, round(seconds * 1e6) - run_us)
+
+
+def hint_at_retry(error: BaseException) -> None:
+    """Say how what a lost worker ran is run once more without being asked, if the model allows that."""
+    if isinstance(error, WorkerLost):
+        error.hint = error.hint or "If the model may run twice: `run --retry` runs it once more by itself."
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -17,7 +17,7 @@ from mer.core.trace import Lane, Trace, lane_of, resumed, span
 from mer.execution import tracing
 from mer.execution.audit import Started, Streamed
 from mer.execution.digests import Rolling
-from mer.execution.executor import Executor, outcome_of, spent, told
+from mer.execution.executor import Executor, hint_at_retry, outcome_of, spent, told
 from mer.execution.inputs import encode_inputs
 from mer.execution.results import Result
 from mer.execution.walls import within
@@ -200,6 +200,9 @@ class Streaming:
                 if lane is not None and stream.end is not None:
                     await tracing.show(given, lane, stream.end, given=there, sent=asked, came=lane.now())
         except BaseException as error:  # every end goes on record: a reader who goes too
+            # what was given in parts, or sealed, is gone; what answered in parts was read
+            if prepared.given and parts is None and handle is None and not streamed.outputs.parts:
+                hint_at_retry(error)
             with resumed(lane):
                 await executor.audit.end(started, outcome=ended(error), error=told(error), streamed=streamed)
             raise

@@ -14,11 +14,11 @@ from mer.core.errors import (
     ModelNotFound,
     NotAllowed,
     NotFound,
+    RunTooLong,
     UsageError,
-    WorkerLost,
 )
 
-HIS_OWN = (DeadlineExceeded, InputInvalid, Interrupted, ModelFailed, NotAllowed, NotFound, UsageError, WorkerLost)
+HIS_OWN = (InputInvalid, Interrupted, ModelFailed, NotAllowed, NotFound, RunTooLong, UsageError)
 """Whose messages are about the request. Others name paths, databases and servers."""
 
 THE_OWNERS = (AuthenticationFailed, HostKeyRefused)
@@ -31,7 +31,7 @@ def for_guest(error: MerError) -> MerError:
     """Return an error for a guest: of the same exit code, and without a model's traceback, which quotes its code."""
     if isinstance(error, THE_OWNERS) or not isinstance(error, HIS_OWN):
         told = type(error)()
-        told.hint = None if isinstance(error, Busy) else OWNERS
+        told.hint = None if isinstance(error, Busy | DeadlineExceeded) else OWNERS
         return told
     if isinstance(error, ModelNotFound):
         error.hint = "`model list` shows what this key may run."

@@ -118,6 +118,7 @@ class SshHost(Host):
             session,
             first,
             log + b"".join(session.kept_log),
+            name=self.name,
             clean_up=lambda: self.kill(launch),
             heartbeat_seconds=self._connection.target.keepalive_seconds,
             cleans_up=not launch.argv,

@@ -136,6 +136,7 @@ class ChannelStream:
         first: bytes,
         log: bytes,
         *,
+        name: str,
         clean_up: Callable[[], Coroutine[None, None, None]],
         heartbeat_seconds: float,
         cleans_up: bool,
@@ -151,6 +152,7 @@ class ChannelStream:
         self._channel = session.channel
         self._first = first
         self._log = log
+        self._name = name
         self._clean_up = clean_up
         self._cleans_up = cleans_up
         self._cleaning: asyncio.Task[None] | None = None
@@ -308,7 +310,7 @@ class ChannelStream:
 
     def _reason(self) -> str:
         if self._session.error is not None:
-            return f"cannot be reached any more: {self._session.error}"
+            return f"on {self._name} cannot be reached any more: {self._session.error}"
         return describe(self.status)
 
     def _sweep(self) -> None:
