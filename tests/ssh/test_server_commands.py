@@ -186,6 +186,13 @@ async def test_a_model_on_a_far_server_is_pinged_by_the_same_steps(server, tmp_p
         steps = json.loads(typed.out)["steps"]
         assert [step["name"] for step in steps] == [*STEPS, *LAST_STEPS, "content", "worker"]
         assert all(step["ok"] for step in steps), steps
+        lines = (await terminal.type("model ping model")).out.splitlines()[1:]
+        assert [line.split()[0] for line in lines[:2]] == ["resolve", "connect"]
+        assert [line.split()[:4] for line in lines if line.startswith("clock")] == [["clock", "ok", "at", "once"]]
+        await terminal.mer.placements.place(ADA, "model", "local")
+        lines = (await terminal.type("model ping model")).out.splitlines()[1:]
+        assert lines[0].split()[:2] == ["gpu1", "resolve"]
+        assert [line.split()[:2] for line in lines[-2:]] == [["local", "content"], ["local", "worker"]]
 
 
 # trust

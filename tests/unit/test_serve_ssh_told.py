@@ -56,6 +56,12 @@ def test_what_a_guest_did_wrong_is_told_whole():
 
 def test_a_ping_tells_a_guest_its_steps_and_nothing_else():
     step = Step(
-        name="host key", ok=False, microseconds=7, detail=f"{HIDDEN}: new", exit_code=77, hint=f"trust {HIDDEN}"
+        name="host key",
+        ok=False,
+        microseconds=7,
+        detail=f"{HIDDEN}: new",
+        exit_code=77,
+        hint=f"trust {HIDDEN}",
+        server=HIDDEN,
     )
     assert steps_of([step]) == [Step(name="host key", ok=False, microseconds=7, exit_code=77)]

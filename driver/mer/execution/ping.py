@@ -34,6 +34,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Of the error that it failed with."""
     hint: str | None = None
     """What to do about it."""
+    server: str = ""
+    """Which one was tried."""
 
 
 Told: TypeAlias = Callable[[Step], None]
@@ -95,6 +97,7 @@ class Ping:
                 detail=finding.detail if error is None else error.message,
                 exit_code=0 if error is None else error.exit_code,
                 hint=None if error is None else error.hint,
+                server=host.name,
             )
             steps.append(step)
             if told is not None:
@@ -116,12 +119,13 @@ class Ping:
                 if not steps[-1].ok:
                     continue
             where = f"{resolved.model.name}:{candidate.version.number} on {candidate.server.name}"
-            async with self._step("content", steps) as found:
+            server = candidate.server.name
+            async with self._step("content", server, steps) as found:
                 workplace = await self._workplaces.prepare(candidate)
                 found.append(where)
             if not steps[-1].ok:
                 continue
-            async with self._step("worker", steps) as found, contextlib.AsyncExitStack() as stack:
+            async with self._step("worker", server, steps) as found, contextlib.AsyncExitStack() as stack:
                 # one that is there is only looked at: it may be busy with what is to be found out
                 session = self._pool.warm(workplace.host, workplace.plan)
                 if session is None:
@@ -133,7 +137,7 @@ class Ping:
         return steps
 
     @contextlib.asynccontextmanager
-    async def _step(self, name: str, steps: list[Step]) -> AsyncIterator[list[str]]:
+    async def _step(self, name: str, server: str, steps: list[Step]) -> AsyncIterator[list[str]]:
         began, found = self._monotonic(), list[str]()
         ok, code, hint = True, 0, None
         try:
@@ -142,4 +146,5 @@ class Ping:
             ok, code, hint = False, error.exit_code, error.hint
             found.append(error.message)
         took = round((self._monotonic() - began) * 1e6)
-        steps.append(Step(name=name, ok=ok, microseconds=took, detail="; ".join(found), exit_code=code, hint=hint))
+        detail = "; ".join(found)
+        steps.append(Step(name=name, ok=ok, microseconds=took, detail=detail, exit_code=code, hint=hint, server=server))

@@ -15,6 +15,8 @@ from mer.faces.render.console import Console
 from mer.faces.render.live import LiveLines
 from mer.faces.render.table import Column
 
+SERVER = Column("server", whole=True)
+
 COLUMNS = (
     Column("step", whole=True),
     Column("result", whole=True),
@@ -23,7 +25,7 @@ COLUMNS = (
 )
 
 SERVER_COLUMNS = (
-    Column("server", whole=True),
+    SERVER,
     Column("result", whole=True),
     Column("took", right=True, whole=True, spare=True),
     Column("failed at", whole=True, spare=True),
@@ -61,7 +63,7 @@ class Looks:
 
 
 def show_steps(face: Face, steps: Sequence[Step]) -> None:
-    """Write the steps.
+    """Write the steps; of several servers with whose each of them is.
 
     Raises:
         Exit: one of them failed.
@@ -71,9 +73,14 @@ def show_steps(face: Face, steps: Sequence[Step]) -> None:
     if console.json:
         console.document({"ok": failed is None, "steps": steps})
     else:
-        console.table(COLUMNS, [(step.name, _standing(step), _spent(step.microseconds), _told(step)) for step in steps])
+        rows = [(step.name, _standing(step), _spent(step.microseconds), _told(step)) for step in steps]
+        if several := len({step.server for step in steps}) > 1:
+            console.table((SERVER, *COLUMNS), [(step.server, *row) for step, row in zip(steps, rows, strict=True)])
+        else:
+            console.table(COLUMNS, rows)
         if failed is not None and console.terminal:
-            console.failed(f"{failed.name}: {_told(failed)}")  # the table may have cut it
+            whose = f"{failed.server}, " if several else ""
+            console.failed(f"{whose}{failed.name}: {_told(failed)}")  # the table may have cut it
         if failed is not None and failed.hint:
             console.hint(failed.hint)
     if failed is not None:
@@ -125,6 +132,8 @@ def _told(step: Step) -> str:
 
 
 def _spent(microseconds: int) -> str:
+    if not microseconds:
+        return "at once"  # nothing was waited for, as for a clock that an answer has told
     if microseconds < 1000:
         return f"{microseconds} µs"
     return f"{microseconds / 1e3:.1f} ms" if microseconds < 1_000_000 else f"{microseconds / 1e6:.1f} s"

@@ -103,7 +103,7 @@ async def show_model(mer: Mer, guest: Guest, reference: Reference) -> ShownModel
 
 def steps_of(steps: Sequence[Step]) -> list[Step]:
     """Return the steps of a ping without what they have found: servers, paths and processes of the owner's."""
-    return [msgspec.structs.replace(step, detail="", hint=None) for step in steps]
+    return [msgspec.structs.replace(step, detail="", hint=None, server="") for step in steps]
 
 
 def text_of(model: ShownModel) -> str:
