@@ -43,7 +43,7 @@ def server(folder: Path) -> EmbeddedPostgres:
 def soon(true: Callable[[], bool]) -> bool:
     until = time.monotonic() + SOON_SECONDS
     while not true() and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.1)
     return true()
 
 

@@ -286,7 +286,7 @@ class TestLoading:
                 pass
 
     async def test_the_folder_of_the_model_is_not_written_to(self, tmp_path):
-        async with session_with(tmp_path):
+        async with session_with(tmp_path, host=local_host(tmp_path, cache_folder=tmp_path / "cache")):
             assert [path.name for path in (tmp_path / "model").rglob("*")] == ["handler.py"]
         assert list((tmp_path / "cache").rglob("handler*.pyc"))
 
