@@ -7,6 +7,7 @@ have printed before: NEED, then the driver sends the worker's archive; FAIL and 
 stream is that of what it becomes.
 """
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ FAIL = b"\x89MEX\r\n\x1a\n"
 OLDEST = (3, 9)
 NEWEST = 20  # of the 3.x that are looked for where `python3` itself is too old
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are refused
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PATIENCE = 60  # seconds for the archive: where the network falls silent, its end is told by nobody
 
 
@@ -39,9 +41,10 @@ def main(task):  # type: (Dict[str, Any]) -> None
     try:
         if sys.version_info[:2] < OLDEST:
             newer(task)
+        os.umask(0o077)
+        cache = cache_folder(task)
         try:
-            os.umask(0o077)
-            cache = folder(cache_folder(task))
+            folder(cache)
             code = os.path.join(folder(os.path.join(cache, "worker")), task["digest"])
             if not os.path.isdir(code):
                 install(code, task)
@@ -61,7 +64,7 @@ def main(task):  # type: (Dict[str, Any]) -> None
             compiled = folder(os.path.join(cache, "pycache"))
             environment["PYTHONPYCACHEPREFIX"] = compiled
         except (IOError, OSError) as error:
-            raise Refused("cache", "%s: %s" % (getattr(error, "filename", None) or "the cache folder", error.strerror))
+            raise unwritable(cache, error)
         argv = task["argv"]
         if not argv:
             argv = [sys.executable, "-E", "-S", "-X", "pycache_prefix=" + compiled, "-c", task["start"], code]
@@ -101,8 +104,18 @@ def cache_folder(task):  # type: (Dict[str, Any]) -> str
         if (real == shared or real.startswith(shared + "/")) and not task["shared_cache"]:
             raise Refused("cache", "%s lies in %s, which is everybody's" % (home, shared))
     if not os.path.isdir(home):
-        os.makedirs(home, 0o700)
+        try:
+            os.makedirs(home, 0o700)
+        except OSError as error:
+            raise unwritable(home, error)
     return os.path.join(home, "mer-worker")
+
+
+def unwritable(place, error):  # type: (str, EnvironmentError) -> Refused
+    """Return what is told of a folder in which something cannot be written: if it is full, of no file in it."""
+    full = error.errno in FULL
+    where = None if full else getattr(error, "filename", None)
+    return Refused("disk" if full else "cache", "%s: %s" % (where or place, error.strerror))
 
 
 def machine():  # type: () -> str

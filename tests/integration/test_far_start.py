@@ -93,6 +93,18 @@ def test_a_folder_of_everybody_is_known_by_whatever_name_it_has(tmp_path: Path) 
     assert b"which is everybody's" in told
 
 
+def test_a_full_disk_is_told_with_the_folder_that_it_is_full_under(tmp_path: Path) -> None:
+    full = """
+def full(_file):
+    raise OSError(28, "No space left on device")
+os.fsync = full
+"""
+    with first_step(tmp_path, full) as process:
+        told, _ = process.communicate(archive().data, timeout=20)
+    said = json.loads(told.removeprefix(NEED + FAIL))
+    assert (said["step"], said["message"]) == ("disk", f"{tmp_path}/mer-worker: No space left on device")
+
+
 def test_a_task_waits_for_its_fields_for_a_while_only(tmp_path: Path) -> None:
     with started(TASK.format(before="far.FIELDS_SECONDS = 1"), "--task", "probe", cache=tmp_path) as process:
         assert process.wait(20) == -signal.SIGALRM

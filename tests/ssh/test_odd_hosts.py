@@ -157,6 +157,18 @@ async def test_facts_in_many_words_are_told_in_few(server: sshd.Sshd) -> None:
     assert sum(len(finding.detail) for finding in found) < 20_000
 
 
+async def test_a_full_disk_there_is_told_with_how_room_is_made(server: sshd.Sshd) -> None:
+    async def speak(process: Process) -> None:
+        said = {"step": "disk", "message": "/home/ada/.cache/mer-worker: No space left on device", "python": ""}
+        process.stdout.write(FAIL + json.dumps(said).encode() + b"\n")
+        process.exit(1)
+
+    async with speaking(server, speak) as host:
+        with pytest.raises(ServerUnreachable, match="disk: /home/ada/.cache/mer-worker: No space") as caught:
+            await host.open(await host.prepare())
+        assert f"server gc {host.name}" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize("mark", [GO, FAIL])
 async def test_a_flood_in_the_place_of_an_answer_fills_no_memory(

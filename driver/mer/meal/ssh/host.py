@@ -347,7 +347,11 @@ class SshHost(Host):
             step, message = str(fields["step"])[:MAX_WORDS], str(fields["message"])[:MAX_WORDS]
         except (ValueError, KeyError, TypeError, RecursionError):
             return ServerUnreachable(f"{self.name} refused to start a worker, and did not say why")
-        hint = self.choice_of_python if step == "interpreter" else None
+        hint = None
+        if step == "interpreter":
+            hint = self.choice_of_python
+        elif step == "disk":
+            hint = f"mer -a server gc {self.name} frees what is not needed there"
         return Unready(f"{self.name}, {step}: {message}", step=step, hint=hint)
 
     def _unanswered(self, session: ChannelSession, said: bytes) -> MerError:
