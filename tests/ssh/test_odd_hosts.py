@@ -164,7 +164,7 @@ async def test_a_full_disk_there_is_told_with_how_room_is_made(server: sshd.Sshd
         process.exit(1)
 
     async with speaking(server, speak) as host:
-        with pytest.raises(ServerUnreachable, match="disk: /home/ada/.cache/mer-worker: No space") as caught:
+        with pytest.raises(ServerUnreachable, match=r"disk: /home/ada/\.cache/mer-worker: No space") as caught:
             await host.open(await host.prepare())
         assert f"server gc {host.name}" in (caught.value.hint or "")
 
