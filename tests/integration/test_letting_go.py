@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mer.api import Mer
 from mer.execution import sealing
 from tests.support.running import register, running
+from tests.support.workers import eventually
 
 SOURCE = """
     import time
@@ -30,14 +29,6 @@ async def finishes(mer: Mer) -> list[tuple[str, str]]:
     page = await mer.log.list(limit=20)
     bodies = [json.loads(record.body) for record in page.items if record.columns["kind"] == "finished"]
     return [(body["invocation"], body["outcome"]) for body in bodies]
-
-
-async def eventually(ask: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    for _ in range(500):
-        if await ask():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it did not come true in time")
 
 
 async def test_a_release_whose_caller_goes_stands_on_record(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mer.meal.library import load_unpacked
 from mer.meal.loaded import LoadedModel, WorkerModel
 from mer_worker.serving.seals import MOST_SEALED
 from mer_worker.tensors import encode
-from tests.support.workers import handler_folder, local_host, session_with, until
+from tests.support.workers import eventually, handler_folder, local_host, session_with, until
 
 SOURCE = """
     import asyncio, gc, threading, time
@@ -108,15 +108,6 @@ async def model(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def held(model: LoadedModel) -> Any:
     return (await model.infer({}))["held"]
-
-
-async def eventually(ask: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    """Ask until it is so."""
-    for _ in range(500):
-        if await ask():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it did not come true in time")
 
 
 async def none_held(model: LoadedModel) -> None:

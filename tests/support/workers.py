@@ -7,7 +7,7 @@ import contextlib
 import os
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,14 @@ async def until(true: Callable[[], bool], *, seconds: float = 10.0) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come true in time"
         await asyncio.sleep(0.01)
+
+
+async def eventually(ask: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 10.0) -> None:
+    """Ask until it is so."""
+    end = time.monotonic() + seconds
+    while not await ask():
+        assert time.monotonic() < end, "it did not come true in time"
+        await asyncio.sleep(0.02)
 
 
 def open_descriptors() -> int:
