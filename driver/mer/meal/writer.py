@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from os import write
 
+from mer.meal.drained import Drained
 from mer.meal.stream import Bytes
 
 HIGH_WATER = 1 << 20
@@ -29,7 +30,7 @@ class Writer:
         self._broken = broken
         self._waiting: collections.deque[memoryview] = collections.deque()
         self._kept = 0
-        self._drained: asyncio.Future[None] | None = None
+        self._drained = Drained(loop)
         self.closed = False
 
     def watch(self) -> None:
@@ -73,9 +74,7 @@ class Writer:
     async def drain(self, most: int = HIGH_WATER - 1) -> None:
         """Wait until no more than `most` bytes are kept."""
         while self._kept > most and not self.closed:
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await asyncio.shield(self._drained)  # several may wait for it
+            await self._drained.wait()
 
     def close(self) -> None:
         """Close the descriptor; the other side sees the end."""
@@ -88,7 +87,7 @@ class Writer:
         self._descriptor = -1  # the number may soon be another's
         self._waiting.clear()
         self._kept = 0
-        self._wake()
+        self._drained.wake()
 
     def _break(self) -> None:
         """Nobody reads any more."""
@@ -124,10 +123,4 @@ class Writer:
         if not waiting:
             self._loop.remove_writer(self._descriptor)
         if self._kept < HIGH_WATER:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._drained is not None:
-            if not self._drained.done():
-                self._drained.set_result(None)
-            self._drained = None
+            self._drained.wake()

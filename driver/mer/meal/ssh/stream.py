@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 
 import asyncssh
 
+from mer.meal.drained import Drained
 from mer.meal.ends import describe
 from mer.meal.memory import WorkerMemory
 from mer.meal.stream import Bytes, BytesReceiver, Receiver, Stream, pour
@@ -159,8 +160,8 @@ class ChannelStream:
         self._receiver: Receiver | None = None
         self._waiting: collections.deque[memoryview] = collections.deque()
         self._kept = 0
-        self._drained: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._drained = Drained(self._loop)
         self._killed = False
         self._heartbeat = heartbeat_seconds
         self._beating: asyncio.TimerHandle | None = None
@@ -207,9 +208,7 @@ class ChannelStream:
     async def drain(self, most: int = HIGH_WATER - 1) -> None:
         """Wait until no more than `most` bytes are kept."""
         while self._kept > most and not self._session.ended.is_set():
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await asyncio.shield(self._drained)  # several may wait for it
+            await self._drained.wait()
 
     async def flush(self) -> None:
         """Wait until nothing is kept by reference."""
@@ -256,8 +255,8 @@ class ChannelStream:
             self._kept -= len(piece)
             if not self._send(piece):
                 return
-        if self._drained is not None and self._kept < HIGH_WATER:
-            self._wake()
+        if self._kept < HIGH_WATER:
+            self._drained.wake()
 
     def _send(self, piece: Bytes) -> bool:
         """Give a piece to the channel, which copies it; False where it is closed: `ended` tells."""
@@ -277,13 +276,7 @@ class ChannelStream:
     def _drop(self) -> None:
         self._waiting.clear()
         self._kept = 0
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._drained is not None:
-            if not self._drained.done():
-                self._drained.set_result(None)
-            self._drained = None
+        self._drained.wake()
 
     async def _end(self, seconds: float) -> bool:
         try:
