@@ -260,8 +260,9 @@ def test_every_fault_is_told_at_once(store: ContentStore, plain: Path):
 
 
 def test_a_folder_that_is_not_there_is_refused(store: ContentStore, tmp_path: Path):
-    with pytest.raises(PackageInvalid, match="nowhere"):
+    with pytest.raises(PackageInvalid, match="nowhere") as caught:
         store.add_package(tmp_path / "nowhere", PYTHON)
+    assert caught.value.message.count("nowhere") == 1
 
 
 def test_a_file_is_no_folder(store: ContentStore, plain: Path):

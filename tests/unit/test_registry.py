@@ -82,8 +82,16 @@ async def test_an_alias_that_was_taken_away_means_nothing(r: Registry) -> None:
 
 async def test_an_alias_to_a_version_that_is_not_there_is_refused(r: Registry) -> None:
     await r.models.register(ADA, "digits", parts("a"))
-    with pytest.raises(VersionNotFound):
+    with pytest.raises(VersionNotFound, match=r"^digits has no version 7$"):
         await r.models.alias(ADA, "digits", "prod", 7)
+    with pytest.raises(VersionNotFound, match=r"^digits has no version 8$"):
+        await r.models.retire(ADA, "digits:8")
+
+
+async def test_a_placement_that_is_not_there_is_told_with_whose_it_would_be(r: Registry) -> None:
+    await r.models.register(ADA, "digits", parts("a"))
+    with pytest.raises(PlacementNotFound, match=r"^digits has no placement on local$"):
+        await r.placements.remove(ADA, "digits", "local")
 
 
 async def test_a_retired_version_is_not_run(r: Registry) -> None:
@@ -119,7 +127,7 @@ async def test_editing_changes_only_what_is_given(r: Registry) -> None:
 )
 async def test_what_is_not_there_is_told_apart(r: Registry, reference: str, error: type[Exception]) -> None:
     await r.models.register(ADA, "digits", parts("a"))
-    with pytest.raises(error):
+    with pytest.raises(error, match=reference.partition(":")[0].partition("@")[0]):
         await r.resolver.resolve(reference)
 
 
@@ -300,7 +308,7 @@ async def test_weights_are_numbered_and_the_newest_is_meant(r: Registry) -> None
         await r.weights.register(ADA, "net", digest=Digest(digit * 64), tensors=2, size=8)
     assert (await r.weights.resolve("net")).number == 2
     assert (await r.weights.resolve("net:1")).digest == "a" * 64
-    with pytest.raises(VersionNotFound):
+    with pytest.raises(VersionNotFound, match=r"^the weights net have no version 3$"):
         await r.weights.resolve("net:3")
     with pytest.raises(WeightsNotFound):
         await r.weights.resolve("nosuch")

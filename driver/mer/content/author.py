@@ -81,7 +81,8 @@ def author_files(folder: Path) -> dict[str, AuthorFile]:
         walk = _Walk(root)
         walk.visit(root, "")
     except OSError as error:
-        raise PackageInvalid(f"the folder {folder} cannot be read: {error.strerror} ({error.filename})") from error
+        where = "" if str(error.filename) == str(folder) else f" ({error.filename})"
+        raise PackageInvalid(f"the folder {folder} cannot be read: {error.strerror}{where}") from error
     if walk.faults:
         raise PackageInvalid(f"{folder}: {'; '.join(walk.faults[:MOST_FAULTS])}")
     return walk.files

@@ -138,6 +138,11 @@ class Host(ABC):
         """The command that names another interpreter for its workers; None where there is none."""
         return None
 
+    @property
+    def cache(self) -> str:
+        """Where its workers keep what can be made again, as one of its users would name it (mer_worker.stage0)."""
+        return "~/.cache/mer-worker"
+
     def waiting(self, step: str) -> contextlib.AbstractContextManager[object]:
         """Let it be seen that this step is waited for within the block; on this machine nothing is: it is there at once."""
         del step

@@ -106,6 +106,11 @@ class LocalHost(Host):
         self._memory = memory_bytes
         self._swept = False
 
+    @property
+    def cache(self) -> str:
+        """That of this driver."""
+        return str(self._cache)
+
     async def probe(self) -> Probe:
         """Say what this interpreter is."""
         return Probe(address="local", python=self._python, version=".".join(map(str, sys.version_info[:3])))

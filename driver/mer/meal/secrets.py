@@ -77,7 +77,7 @@ class Secrets:
         except ImportError:
             raise ConfigurationError(
                 "the password is said to be in a keyring, and no keyring library is installed here",
-                hint="pip install keyring, or name a variable: --password-from env:NAME",
+                hint="Install `keyring` in the virtual environment of MER, or name a variable: --password-from env:NAME",
             ) from None
         try:
             async with asyncio.timeout(KEYRING_SECONDS):

@@ -11,7 +11,7 @@ from mer.core.trace import span
 from mer.meal.batching import BatchingSession
 from mer.meal.calls import LogCallback
 from mer.meal.host import Host
-from mer.meal.modules import hint_for
+from mer.meal.modules import hint_at_cut_short, hint_for
 from mer.meal.plan import WorkerPlan
 from mer.meal.session import HELLO_SECONDS, Session
 
@@ -135,5 +135,6 @@ async def start(host: Host, plan: WorkerPlan, *, arrays: str = "numpy", on_log: 
             ) from last
     assert last is not None
     raise WorkerLost(
-        f"the worker of {plan.key} died {MOST_STARTS} times while loading; the last time {last.message}"
+        f"the worker of {plan.key} died {MOST_STARTS} times while loading; the last time {last.message}",
+        hint=last.hint or hint_at_cut_short(last, host=host),
     ) from last

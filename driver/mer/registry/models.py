@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import AlreadyExists, Busy, ConcurrentChange, ModelNotFound, Retired, UsageError
+from mer.core.errors import (
+    AliasNotFound,
+    AlreadyExists,
+    Busy,
+    ConcurrentChange,
+    ModelNotFound,
+    Retired,
+    UsageError,
+    VersionNotFound,
+)
 from mer.core.identifiers import uuid7
 from mer.core.records import (
     PAGE,
@@ -142,7 +152,7 @@ class ModelRegistry:
             )
             await within.models.add_version(version)
             if next_number == 1:
-                await self._move(within, actor, model.id, DEFAULT_ALIAS, 1)
+                await self._move(within, actor, model, DEFAULT_ALIAS, 1)
             registered = Registered(model=model, version=version, created=True)
             return registered, _version_detail(model, version)
 
@@ -187,7 +197,7 @@ class ModelRegistry:
                 await within.models.alias(model.id, alias)
             else:
                 await require_in_use(within, model, version)
-            move = await self._move(within, actor, model.id, alias, version)
+            move = await self._move(within, actor, model, alias, version)
             return move, {"model": model.name, "alias": alias, "version": version}
 
         return await self._changes.apply(actor, "model.alias", change)
@@ -209,7 +219,8 @@ class ModelRegistry:
                 await within.models.replace(model)
                 return None, {"model": model.name}
             at = self._clock()
-            await within.models.retire_version(Retirement(model=model.id, number=wanted.version, at=at))
+            with _named(model, wanted.version):
+                await within.models.retire_version(Retirement(model=model.id, number=wanted.version, at=at))
             return None, {"model": model.name, "version": wanted.version}
 
         await self._changes.apply(actor, "model.retire", change)
@@ -254,17 +265,18 @@ class ModelRegistry:
         )
 
     async def _move(
-        self, within: Repositories, actor: Actor, model: ModelId, alias: str, version: int | None
+        self, within: Repositories, actor: Actor, model: Model, alias: str, version: int | None
     ) -> AliasMove:
         move = AliasMove(
-            model=model,
+            model=model.id,
             alias=alias,
-            move=await within.models.last_move(model, alias) + 1,
+            move=await within.models.last_move(model.id, alias) + 1,
             version=version,
             at=self._clock(),
             actor=actor.user,
         )
-        await within.models.move_alias(move)
+        with _named(model, version):
+            await within.models.move_alias(move)
         return move
 
 
@@ -276,7 +288,11 @@ async def meant(within: Repositories, model: Model, reference: Reference) -> Ver
     """
     number = reference.version
     if number is None:
-        number = (await within.models.alias(model.id, reference.alias or DEFAULT_ALIAS)).version
+        alias = reference.alias or DEFAULT_ALIAS
+        try:
+            number = (await within.models.alias(model.id, alias)).version
+        except AliasNotFound as error:  # a store knows the model by its id
+            raise AliasNotFound(f"{model.name} has no alias {alias!r}") from error
         assert number is not None, "the store gives an alias that means something, or raises"
     return await require_in_use(within, model, number)
 
@@ -300,11 +316,21 @@ async def require_in_use(within: Repositories, model: Model, number: int) -> Ver
     Raises:
         VersionNotFound, Retired
     """
-    version = await within.models.version(model.id, number)
+    with _named(model, number):
+        version = await within.models.version(model.id, number)
     for retirement in await within.models.retirements(model.id):
         if retirement.number == number:
             raise Retired(f"{model.name}:{number} was retired on {retirement.at:%Y-%m-%d}")
     return version
+
+
+@contextlib.contextmanager
+def _named(model: Model, number: int | None) -> Iterator[None]:
+    """Name the model whose version is missing: a store knows it by its id. Raises: VersionNotFound."""
+    try:
+        yield
+    except VersionNotFound as error:
+        raise VersionNotFound(f"{model.name} has no version {number}") from error
 
 
 def _version_detail(model: Model, version: Version) -> dict[str, Json]:

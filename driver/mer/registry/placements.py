@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import Retired, UsageError
+from mer.core.errors import PlacementNotFound, Retired, UsageError
 from mer.core.records import Placement
 from mer.core.references import parse_reference
 from mer.dal.base import Repositories, Store
@@ -78,7 +78,10 @@ class PlacementRegistry:
         async def change(within: Repositories) -> tuple[None, Mapping[str, Json]]:
             found = await within.models.get(model)
             place = await within.servers.get(server)
-            await within.placements.remove(found.id, place.id)
+            try:
+                await within.placements.remove(found.id, place.id)
+            except PlacementNotFound as error:  # a store knows both by their ids
+                raise PlacementNotFound(f"{model} has no placement on {server}") from error
             return None, {"model": model, "server": server}
 
         await self._changes.apply(actor, "model.unplace", change)

@@ -10,7 +10,7 @@ import msgspec
 
 from mer.core.actor import Actor
 from mer.core.canonical import Json
-from mer.core.errors import AlreadyExists, Busy, ConcurrentChange, Retired, UsageError, WeightsNotFound
+from mer.core.errors import AlreadyExists, Busy, ConcurrentChange, Retired, UsageError, VersionNotFound, WeightsNotFound
 from mer.core.identifiers import uuid7
 from mer.core.records import PAGE, Digest, Page, Weights, WeightsId, WeightsVersion
 from mer.core.references import check_name, parse_reference
@@ -71,7 +71,10 @@ class WeightsRegistry:
         if weights.retired_at is not None:
             raise Retired(f"the weights {weights.name} were retired on {weights.retired_at:%Y-%m-%d}")
         number = wanted.version or await self._store.weights.latest_version(weights.id)
-        return await self._store.weights.version(weights.id, number)
+        try:
+            return await self._store.weights.version(weights.id, number)
+        except VersionNotFound as error:  # a store knows them by their id
+            raise VersionNotFound(f"the weights {weights.name} have no version {number}") from error
 
     async def register(
         self,
