@@ -152,7 +152,10 @@ def _import_torch() -> None:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        text = f"arrays are torch's, and {sys.executable} has no torch: `{sys.executable} -m pip install torch` installs it"
+        text = (
+            f"arrays are torch's, and {sys.executable} has no torch: `{sys.executable} -m pip install torch` installs it"
+            " (a distribution's own Python refuses that: then it needs a virtual environment)"
+        )
         raise Failure("load", "no-framework", text) from None
 
 
