@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from mer.dal.migrate import upgrade_embedded
 from mer.dal.postgres.conninfo import conninfo
 from mer.dal.postgres.embedded import EmbeddedPostgres
+from mer.settings import load
 from tests.support.postgres import state_folder
 
 IDLE_SECONDS = 1.0
@@ -144,6 +147,12 @@ def test_a_server_that_lost_its_watcher_gets_another(folder: Path) -> None:
     assert soon(lambda: len(watchers(folder)) == 1)
     used.leave()
     assert soon(lambda: not used.status().running)
+
+
+def test_the_child_that_migrates_leaves_it_to_stop_by_the_setting_too(folder: Path) -> None:
+    settings = load(environ={"MER_STATE_FOLDER": str(folder), "MER_DATABASE_IDLE_SECONDS": str(IDLE_SECONDS)})
+    asyncio.run(upgrade_embedded(settings))
+    assert soon(lambda: not EmbeddedPostgres(folder).status().running)
 
 
 def test_a_one_shot_leaves_it_to_stop_by_the_setting(folder: Path) -> None:

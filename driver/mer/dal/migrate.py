@@ -49,6 +49,7 @@ async def upgrade_embedded(settings: Settings) -> None:
         "MER_STATE_FOLDER": str(settings.state_folder.absolute()),
         "MER_SOCKET_FOLDER": str(settings.socket_folder.absolute()) if settings.socket_folder else "",
         "MER_DATABASE_SECONDS": str(settings.database_seconds),
+        "MER_DATABASE_IDLE_SECONDS": str(settings.database_idle_seconds),  # it may be the first to watch the server
         "MER_LOCK_SECONDS": str(settings.lock_seconds),
     }
     with tempfile.TemporaryFile() as said:  # no pipe: what the child started, a server say, might keep that open
