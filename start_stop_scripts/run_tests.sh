@@ -82,7 +82,10 @@ trap 'rm -f "$typed"' EXIT
 mypy >"$typed" 2>&1 &
 typing=$!
 status=0
-python -m pytest -n "${MER_TEST_PROCESSES:-2}" --dist worksteal -q || status=$?
+# one more than there are processors: many a test waits for a server or a clock; beyond eight they would be in each other's way
+processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
+[ "$processes" -le 8 ] || processes=8
+python -m pytest -n "${MER_TEST_PROCESSES:-$processes}" --dist worksteal -q || status=$?
 # a code that pytest has not: the caller may run failed tests once more, and must not lose this on the way
 wait "$typing" || status=9
 cat "$typed"
