@@ -127,7 +127,7 @@ def test_a_scratch_folder_of_another_machine_is_left_alone(tmp_path):
 async def test_a_device_is_a_name_and_no_path(host, tmp_path, device):
     session = await loaded(host, plan(tmp_path, device=device))
     await session.close()
-    assert len(list((host.cache / "locks").iterdir())) == 2  # whose turn it is, and who looks
+    assert len(list((host.far / "locks").iterdir())) == 2  # whose turn it is, and who looks
     assert not (tmp_path / "x").exists()
 
 

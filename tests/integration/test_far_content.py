@@ -213,7 +213,7 @@ async def test_a_link_in_the_place_of_a_blob_or_of_a_part_is_not_followed(host, 
         await put(session, blob_of(b"first"), sent=nothing)
         host.blob(blob.digest).parent.mkdir(mode=0o700, exist_ok=True)
         host.blob(blob.digest).symlink_to(other)
-        (host.cache / "incoming" / f"{blob.digest}.part").symlink_to(other)
+        (host.far / "incoming" / f"{blob.digest}.part").symlink_to(other)
         assert (await lacking(session, [blob.digest])).partial == {}
         with pytest.raises(ContentUnwritable):
             await put(session, blob, sent=nothing)
@@ -221,8 +221,8 @@ async def test_a_link_in_the_place_of_a_blob_or_of_a_part_is_not_followed(host, 
 
 
 async def test_a_folder_that_is_open_to_others_is_not_used(host):
-    (host.cache / "blobs").mkdir(mode=0o700)
-    (host.cache / "blobs").chmod(0o777)
+    (host.far / "blobs").mkdir(mode=0o700)
+    (host.far / "blobs").chmod(0o777)
     async with worker_of(host) as session:
         with pytest.raises(ContentUnwritable, match="not this user's alone"):
             await put(session, blob_of(b"x"), sent=nothing)
@@ -236,7 +236,7 @@ async def test_a_push_that_a_kill_cut_is_gone_on_with(host):
     blob = blob_of(content)
     async with worker_of(host) as session:
         _, end = await put_frame(session, {"digest": blob.digest, "size": blob.size}, content[: 4 << 20], more=True)
-        part = host.cache / "incoming" / f"{blob.digest}.part"
+        part = host.far / "incoming" / f"{blob.digest}.part"
         await until(lambda: part.exists() and part.stat().st_size == 4 << 20)
         session._stream.kill()
         with pytest.raises(WorkerLost):
@@ -255,7 +255,7 @@ async def test_a_part_that_has_all_its_bytes_is_only_verified(host):
     blob = blob_of(b"all of it")
     async with worker_of(host) as session:
         await put(session, blob_of(b"first"), sent=nothing)
-        (host.cache / "incoming" / f"{blob.digest}.part").write_bytes(b"all of it")
+        (host.far / "incoming" / f"{blob.digest}.part").write_bytes(b"all of it")
         there = await lacking(session, [blob.digest])
         sent: list[int] = []
         await put(session, blob, offset=there.partial[blob.digest], sent=sent.append)
@@ -267,7 +267,7 @@ async def test_a_part_that_is_not_what_it_should_be_is_pushed_from_the_beginning
     blob = blob_of(content)
     async with worker_of(host) as session:
         await put(session, blob_of(b"first"), sent=nothing)
-        (host.cache / "incoming" / f"{blob.digest}.part").write_bytes(bytes(50_000))
+        (host.far / "incoming" / f"{blob.digest}.part").write_bytes(bytes(50_000))
         there = await lacking(session, [blob.digest])
         await Push("far", [blob], there.partial).over(session, NotImplemented)
     assert host.blob(blob.digest).read_bytes() == content
@@ -285,7 +285,7 @@ async def test_what_is_there_of_a_large_blob_may_be_read_again_for_longer_than_a
         blob = Blob(digest=hashlib.file_digest(file, "sha256").hexdigest(), source=source, size=there + 7)
     async with worker_of(host) as session:
         await lacking(session, [blob.digest])  # which makes the folders
-        with (host.cache / "incoming" / f"{blob.digest}.part").open("wb") as file:
+        with (host.far / "incoming" / f"{blob.digest}.part").open("wb") as file:
             file.truncate(there)
         await Push("far", [blob], {blob.digest: there}).over(session, NotImplemented)
         assert (await lacking(session, [blob.digest])).missing == ()
@@ -297,7 +297,7 @@ async def test_two_who_push_the_same_at_once_do_no_harm(host):
     async with worker_of(host) as first, worker_of(host) as second:
         head: dict[str, object] = {"digest": blob.digest, "size": blob.size}
         request, end = await put_frame(first, head, content[: 1 << 20], more=True)
-        part = host.cache / "incoming" / f"{blob.digest}.part"
+        part = host.far / "incoming" / f"{blob.digest}.part"
         await until(part.exists)
         assert (await lacking(second, [blob.digest])).partial == {}  # somebody is at it
         await put(second, blob, sent=nothing)
@@ -327,7 +327,7 @@ async def test_a_disk_that_is_full_is_told_before_anything_is_sent(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root mounts a small disk")
     host = CachingHost(tmp_path)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(host.cache)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(host.far)]
     if (await asyncio.to_thread(subprocess.run, mount, capture_output=True)).returncode:
         pytest.skip("nothing may be mounted here")
     try:
@@ -341,7 +341,7 @@ async def test_a_disk_that_is_full_is_told_before_anything_is_sent(tmp_path):
             assert (await lacking(session, [blob.digest for blob in small])).missing == ()
         assert host.incoming() == []
     finally:
-        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(host.cache)], check=True)
+        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(host.far)], check=True)
 
 
 async def test_a_write_that_fails_leaves_nothing_and_the_next_one_goes(tmp_path):
@@ -398,7 +398,7 @@ async def test_a_package_and_its_weights_are_loaded_by_digest(host, tmp_path):
             assert (await session.infer_values({}))["y"] == 180
         finally:
             await session.close()
-    trees = list((host.cache / "trees").iterdir())
+    trees = list((host.far / "trees").iterdir())
     assert len(trees) == 1
     tree = trees[0]
     assert (tree / "model" / "handler_part" / "more.py").stat().st_nlink == 2  # the blob's own bytes
@@ -410,7 +410,7 @@ async def test_a_tree_that_was_spoilt_is_unpacked_again(host, tmp_path):
     plan = plan_of(tmp_path / "model", "def load():\n    return lambda inputs: {'y': 'right'}\n")
     session = await start_once(host, plan, deadline=soon(30))
     await session.close()
-    (tree,) = (host.cache / "trees").iterdir()
+    (tree,) = (host.far / "trees").iterdir()
     (tree / "model").chmod(0o700)
     (tree / "model" / "handler.py").unlink()
     (tree / "model" / "handler.py").write_text("def load():\n    return lambda inputs: {'y': 'wrong'}\n")
@@ -449,7 +449,7 @@ async def test_a_manifest_that_leaves_its_folder_or_is_none_is_refused(host, nam
         fields = {"runner": "python", "package": manifest.digest, "options": {}, "arrays": "buffer"}
         with pytest.raises(DigestMismatch, match="MANIFEST"):
             await session.load(fields, deadline=soon(20))
-    assert list((host.cache / "trees").iterdir()) == []
+    assert list((host.far / "trees").iterdir()) == []
     assert host.incoming() == []
 
 

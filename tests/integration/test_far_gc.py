@@ -33,7 +33,7 @@ def gc(
 ) -> dict[str, int]:
     time.sleep(0.01)  # what is as old as this moment is young
     fields = {"packages": list(packages), "blobs": list(blobs), "grace_seconds": grace, "plan": plan}
-    return collect(str(host.cache), fields)
+    return collect(str(host.far), fields)
 
 
 async def pushed(host: CachingHost, *contents: bytes) -> list[str]:
@@ -74,10 +74,10 @@ async def test_a_package_that_is_needed_keeps_its_files_and_its_tree(host, tmp_p
         "trees": 1,
         "parts": 0,
     }
-    assert [tree.name for tree in (host.cache / "trees").iterdir()] == [needed.package]
+    assert [tree.name for tree in (host.far / "trees").iterdir()] == [needed.package]
     assert all(host.blob(digest).exists() for digest in needed.sources)
     assert gc(host)["trees"] == 1
-    assert list((host.cache / "trees").iterdir()) == []
+    assert list((host.far / "trees").iterdir()) == []
 
 
 async def test_what_a_running_worker_uses_stays(host, tmp_path):
@@ -88,7 +88,7 @@ async def test_what_a_running_worker_uses_stays(host, tmp_path):
     finally:
         await session.close()
     assert gc(host)["blobs"] == 2
-    assert list((host.cache / "using").iterdir()) == []
+    assert list((host.far / "using").iterdir()) == []
 
 
 async def test_what_was_asked_for_stays_for_as_long_as_he_runs_who_asked(host):
@@ -106,12 +106,12 @@ async def test_beginnings_that_nobody_goes_on_with_go(host):
     blob = blob_of(bytes(1000))
     async with worker_of(host) as session:
         _, end = await put_frame(session, {"digest": blob.digest, "size": blob.size}, bytes(10), more=True)
-        part = host.cache / "incoming" / f"{blob.digest}.part"
+        part = host.far / "incoming" / f"{blob.digest}.part"
         await until(part.exists)
         assert gc(host)["parts"] == 0  # somebody is at it
         end.cancel()
-    (host.cache / "incoming" / f"{blob.digest}.of-a-killed-one").touch()
-    (host.cache / "incoming" / "x.tree").mkdir()
+    (host.far / "incoming" / f"{blob.digest}.of-a-killed-one").touch()
+    (host.far / "incoming" / "x.tree").mkdir()
     assert gc(host, grace=3600)["parts"] == 2
     assert part.exists()
     os.utime(part, (1, 1))

@@ -17,6 +17,7 @@ from mer.meal.plan import WorkerPlan
 from mer.meal.session import Session
 from mer.meal.staging import stage
 from mer_worker.wire import Flag, Kind, dump, pack
+from tests.support import compiled
 
 
 class CachingHost(LocalHost):
@@ -24,25 +25,25 @@ class CachingHost(LocalHost):
 
     def __init__(self, folder: Path, *, wrap: tuple[str, ...] = ()) -> None:
         """Keep everything in `folder`; `wrap` stands before the worker's argv."""
-        super().__init__(scratch_folder=folder / "scratch", cache_folder=folder / "cache", name="far")
+        super().__init__(scratch_folder=folder / "scratch", cache_folder=compiled.cache(), name="far")
         folder.mkdir(parents=True, exist_ok=True)
-        self.cache = folder / "far"
-        self.cache.mkdir(mode=0o700, exist_ok=True)
+        self.far = folder / "far"
+        self.far.mkdir(mode=0o700, exist_ok=True)
         self._wrap = wrap
 
     async def prepare(self) -> Launch:
         launch = await super().prepare()
-        argv = (*self._wrap, *launch.argv, "--cache", str(self.cache))
+        argv = (*self._wrap, *launch.argv, "--cache", str(self.far))
         return dataclasses.replace(launch, argv=argv, control=False, memory=0)
 
     async def stage(self, session: Session, plan: WorkerPlan, *, deadline: float) -> dict[str, Any]:
         return await stage(self, session, plan, deadline=deadline)
 
     def blob(self, digest: str) -> Path:
-        return self.cache / "blobs" / digest[:2] / digest
+        return self.far / "blobs" / digest[:2] / digest
 
     def incoming(self) -> list[Path]:
-        return sorted((self.cache / "incoming").iterdir())
+        return sorted((self.far / "incoming").iterdir())
 
 
 @contextlib.asynccontextmanager
