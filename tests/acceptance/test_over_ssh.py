@@ -229,6 +229,7 @@ def test_a_repl_that_is_killed_leaves_no_warm_worker_there(ours: Installation, f
     terminal = repl_of(ours)
     try:
         terminal.sendline(f"run digits --input {THREE}")
+        terminal.expect(r"\x1b\[\?2004l")  # the prompt has let go: what was typed is not what is meant
         terminal.expect("digit.*3")
         until(lambda: len(far.processes()) == 1)
         terminal.kill(signal.SIGKILL)
@@ -242,6 +243,7 @@ def test_a_repl_whose_connection_was_cut_goes_on_over_a_new_one(ours: Installati
     try:
         for _ in range(2):
             terminal.sendline(f"run digits --input {THREE}")
+            terminal.expect(r"\x1b\[\?2004l")  # the prompt has let go: what was typed is not what is meant
             terminal.expect("digit.*3")
             terminal.expect("mer>")
             for pid in far.server.connections():

@@ -150,6 +150,7 @@ def test_without_arguments_the_repl_opens_and_predicts(copy: Copy, followed: obj
     try:
         terminal.expect("mer>")
         terminal.send("run digits --input image=@examples/digits/three.npy\r")
+        terminal.expect(r"\x1b\[\?2004l")  # the prompt has let go: what was typed is not what is meant
         terminal.expect("digit")
         terminal.expect("3")
         terminal.expect("mer>")
