@@ -128,9 +128,8 @@ class Blobs:
     def keep(self, part: Part) -> None:
         """Give a blob that is whole its name. Raises: OSError."""
         os.fsync(part.descriptor)  # its bytes before its name; a name that a crash takes back is pushed again
-        seal(
-            part.descriptor
-        )  # after what takes long: a part that was cut while it had the seal could not be written to again
+        # after what takes long: a part that was cut while it had the seal could not be written to again
+        seal(part.descriptor)
         try:
             os.mkdir(part.digest[:2], 0o700, dir_fd=self._blobs)
         except FileExistsError:

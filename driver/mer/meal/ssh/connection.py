@@ -157,9 +157,8 @@ class Connection:
             if self._closed:
                 raise ServerUnreachable(f"the connection to {self.target.name} was closed")
             if self._connected is None or self._connected.is_closed():
-                if (
-                    self._refused is not None and self._tried != tried
-                ):  # else the eighth of eight waits eight times as long
+                # else the eighth of eight waits eight times as long
+                if self._refused is not None and self._tried != tried:
                     raise self._refused.again()
                 try:
                     self._connected = await self._made()
